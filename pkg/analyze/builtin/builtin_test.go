@@ -1,0 +1,170 @@
+package builtin_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"postcall/pkg/analyze/analyzetest"
+	"postcall/pkg/analyze/builtin"
+	"postcall/pkg/call"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestAnalyzer(t *testing.T) {
+	t.Parallel()
+	analyzetest.Test(t, builtin.New(builtin.Options{}))
+}
+
+func analyse(t *testing.T, c *call.Conversation) call.Result {
+	t.Helper()
+	a, err := builtin.New(builtin.Options{}).Analyze(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Result
+}
+
+func said(texts ...string) *call.Conversation {
+	c := &call.Conversation{}
+	for i, text := range texts {
+		c.Turns = append(c.Turns, call.Turn{Index: i, Role: call.RoleUser, Text: text})
+	}
+	return c
+}
+
+func TestOutcome(t *testing.T) {
+	t.Parallel()
+	tool := func(name string, failed bool) *call.Conversation {
+		c := said("Добрый день")
+		c.Turns[0].ToolResults = []call.ToolResult{{Name: name, IsError: failed}}
+		return c
+	}
+	successful := said("Сколько стоит доставка?")
+	successful.Successful = "success"
+	failed := said("Сколько стоит доставка?")
+	failed.Successful = "failure"
+	collected := said("Хочу квартиру")
+	collected.Collected = []call.DataPoint{{ID: "phone", Value: new("8 999 000-00-02")}}
+	for name, test := range map[string]struct {
+		c    *call.Conversation
+		want call.OutcomeCode
+	}{
+		"nothing known":         {said("Алло, сколько стоит?"), call.OutcomeUnclear},
+		"successful":            {successful, call.OutcomeInformed},
+		"failed is no outcome":  {failed, call.OutcomeUnclear},
+		"number said":           {said("Пишите: 8 (029) 123-45-67"), call.OutcomeLead},
+		"number collected":      {collected, call.OutcomeLead},
+		"transferred":           {tool("transfer_to_number", false), call.OutcomeTransfer},
+		"transfer failed":       {tool("transfer_to_number", true), call.OutcomeUnclear},
+		"to another machine":    {tool("transfer_to_agent", false), call.OutcomeUnclear},
+		"booked":                {tool("book_viewing", false), call.OutcomeMeeting},
+		"voicemail":             {tool("voicemail_detection", false), call.OutcomeNoContact},
+		"refusal":               {said("Спасибо, мне не интересно."), call.OutcomeRefused},
+		"refusal, English":      {said("I'm not interested, don't call me again"), call.OutcomeRefused},
+		"callback":              {said("Перезвоните мне завтра утром"), call.OutcomeCallback},
+		"callback, English":     {said("Could you call me back tomorrow?"), call.OutcomeCallback},
+		"complaint":             {said("Я хочу пожаловаться на курьера"), call.OutcomeComplaint},
+		"complaint outweighs":   {said("Это безобразие!", "Перезвоните мне"), call.OutcomeComplaint},
+		"no complaint":          {said("Нет, претензий нет, никаких претензий"), call.OutcomeUnclear},
+		"agent's words are not": {&call.Conversation{Turns: []call.Turn{{Role: call.RoleUser, Text: "Да"}, {Index: 1, Role: call.RoleAgent, Text: "Вам не интересно?"}}}, call.OutcomeUnclear},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := analyse(t, test.c)
+			if r.OutcomeCode != test.want {
+				t.Errorf("outcome is %s, not %s", r.OutcomeCode, test.want)
+			}
+			if (r.Outcome == nil) != (test.want == call.OutcomeUnclear) {
+				t.Errorf("outcome text is %v", r.Outcome)
+			}
+			for _, e := range r.Evidence {
+				if !e.Supported {
+					t.Errorf("evidence does not stand: %+v", e)
+				}
+			}
+		})
+	}
+}
+
+func TestQuality(t *testing.T) {
+	t.Parallel()
+	verdicts := func(successful string, results ...string) *call.Conversation {
+		c := said("Да")
+		c.Successful = successful
+		for _, r := range results {
+			c.Criteria = append(c.Criteria, call.Criterion{Result: r})
+		}
+		return c
+	}
+	broken := verdicts("success", "success")
+	broken.Turns[0].ToolResults = []call.ToolResult{{Name: "x", IsError: true}}
+	for name, test := range map[string]struct {
+		c    *call.Conversation
+		want int // 0 for null
+	}{
+		"nothing":         {verdicts(""), 0},
+		"unknown":         {verdicts("unknown", "unknown"), 0},
+		"successful":      {verdicts("success"), 4},
+		"failed":          {verdicts("failure"), 2},
+		"all met":         {verdicts("success", "success", "success"), 5},
+		"half met":        {verdicts("success", "success", "failure", "unknown"), 3},
+		"none met":        {verdicts("failure", "failure"), 1},
+		"met, but failed": {verdicts("failure", "success"), 3},
+		"a tool failed":   {broken, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := 0
+			if q := analyse(t, test.c).Quality; q != nil {
+				got = *q
+			}
+			if got != test.want {
+				t.Errorf("quality is %d, not %d", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNothingIsInvented(t *testing.T) {
+	t.Parallel()
+	r := analyse(t, said("Hello?"))
+	if r.Topic != nil || r.Intent != nil || r.Quality != nil || r.Sentiment != nil || r.ClientName != nil || r.Phone != nil || r.Outcome != nil {
+		t.Errorf("something was made of nothing: %+v", r)
+	}
+	if !strings.HasPrefix(r.SummaryRU, "Встроенный анализатор") {
+		t.Errorf("a composed summary must say whose it is: %q", r.SummaryRU)
+	}
+}
+
+func TestEnglishSummaryIsNotPassedOff(t *testing.T) {
+	t.Parallel()
+	c := analyzetest.Conversation()
+	c.Summary, c.Title = "The customer asked about a flat.", strings.Repeat("Flat ", 100)
+	r := analyse(t, c)
+	if strings.Contains(r.SummaryRU, "customer") || !strings.Contains(r.SummaryRU, "1 мин 34 с") {
+		t.Errorf("summary is %q", r.SummaryRU)
+	}
+}
+
+func TestLongTurnIsEvidence(t *testing.T) {
+	t.Parallel()
+	r := analyse(t, said("Мне не интересно. "+strings.Repeat("Очень долгая речь. ", 200)))
+	if len(r.Evidence) != 1 || !r.Evidence[0].Supported {
+		t.Errorf("evidence is %+v", r.Evidence)
+	}
+}
+
+func TestDeterministic(t *testing.T) {
+	t.Parallel()
+	first, _ := json.Marshal(analyse(t, analyzetest.Conversation()))
+	for range 20 {
+		again, _ := json.Marshal(analyse(t, analyzetest.Conversation()))
+		if string(again) != string(first) {
+			t.Fatalf("%s\nis not\n%s", again, first)
+		}
+	}
+}

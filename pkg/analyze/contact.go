@@ -1,0 +1,217 @@
+package analyze
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nyaruka/phonenumbers"
+
+	"postcall/pkg/call"
+)
+
+// DefaultRegion is the country of a phone number that is said without its
+// country code.
+const DefaultRegion = "RU"
+
+// regions are tried after the default one: numbers of both countries are said
+// in one call, in their national forms.
+var regions = []string{"RU", "BY"}
+
+// NormalPhone gives a phone number in E.164. region is the country (ISO 3166,
+// two letters) of a number without a country code; empty means DefaultRegion.
+// It reports false for what is no valid number in it, in Russia or in Belarus.
+func NormalPhone(raw, region string) (string, bool) {
+	raw = Clean(raw)
+	if user, _, sip := strings.Cut(strings.TrimPrefix(raw, "sip:"), "@"); sip {
+		raw = user
+	}
+	if raw == "" || len(raw) > 64 {
+		return "", false
+	}
+	if region == "" {
+		region = DefaultRegion
+	}
+	for _, r := range append([]string{region}, regions...) {
+		n, err := phonenumbers.Parse(raw, r)
+		if err == nil && phonenumbers.IsValidNumber(n) {
+			return phonenumbers.Format(n, phonenumbers.E164), true
+		}
+	}
+	return "", false
+}
+
+// Phone gives the customer's number in E.164, nil when it is not known:
+//
+//  1. the number that the telephony told (Conversation.ExternalNumber);
+//  2. else claimed, what a model read, but only if its digits occur in what a
+//     user said or in what ElevenLabs collected: a number for joining records
+//     must not be one that a model, or somebody who talked to it, made up;
+//  3. else a value that ElevenLabs collected under a name like phone.
+func Phone(c *call.Conversation, region, claimed string) *string {
+	if n, ok := NormalPhone(c.ExternalNumber, region); ok {
+		return &n
+	}
+	if n, ok := NormalPhone(claimed, region); ok && numberTold(c, n, call.RoleUser) {
+		return &n
+	}
+	if v := Collected(c, "phone", "phone_number", "client_phone", "customer_phone", "contact_phone", "mobile", "telephone", "телефон", "номер_телефона"); v != "" {
+		if n, ok := NormalPhone(v, region); ok {
+			return &n
+		}
+	}
+	return nil
+}
+
+// SaidPhone finds the first phone number that a user said in digits, with the
+// turn it was said in.
+func SaidPhone(c *call.Conversation, region string) (number string, turn int, found bool) {
+	for _, t := range c.Turns {
+		if t.Role != call.RoleUser {
+			continue
+		}
+		for _, raw := range phoneLike.FindAllString(t.Text, -1) {
+			if n, ok := NormalPhone(raw, region); ok {
+				return n, t.Index, true
+			}
+		}
+	}
+	return "", 0, false
+}
+
+// numberTold reports whether the national part of an E.164 number occurs among
+// the digits that the roles said, one turn after another, or in a collected
+// value.
+func numberTold(c *call.Conversation, e164 string, roles ...call.Role) bool {
+	n, err := phonenumbers.Parse(e164, "")
+	if err != nil {
+		return false
+	}
+	national := phonenumbers.GetNationalSignificantNumber(n)
+	var said strings.Builder
+	for _, t := range c.Turns {
+		if slices.Contains(roles, t.Role) {
+			said.WriteString(digits(t.Text))
+		}
+	}
+	if strings.Contains(said.String(), national) {
+		return true
+	}
+	for _, d := range c.Collected {
+		if d.Value != nil && strings.Contains(digits(*d.Value), national) {
+			return true
+		}
+	}
+	return false
+}
+
+// ClientName gives the customer's name, nil when it is not known: the one that
+// the agent's own variables gave (Conversation.KnownName); else claimed, what a
+// model read, but only if each of its words was said, in whatever case of the
+// declension; else a value that ElevenLabs collected under a name like name.
+func ClientName(c *call.Conversation, claimed string) *string {
+	for _, name := range []string{
+		c.KnownName,
+		saidName(c, claimed),
+		Collected(c, "client_name", "customer_name", "user_name", "caller_name", "full_name", "first_name", "name", "fio", "имя", "имя_клиента", "фио"),
+	} {
+		if name = Clean(name); isName(name) {
+			name = Shorten(name, call.MaxName)
+			return &name
+		}
+	}
+	return nil
+}
+
+func saidName(c *call.Conversation, name string) string {
+	var said strings.Builder
+	for _, t := range c.Turns {
+		said.WriteString(words(t.Text))
+	}
+	for _, word := range strings.Fields(words(name)) {
+		// An ending of up to two letters may differ: Ольга, Ольге, Ольгой.
+		stem := []rune(word)
+		stem = stem[:max(min(3, len(stem)), len(stem)-2)]
+		if !strings.Contains(said.String(), " "+string(stem)) {
+			return ""
+		}
+	}
+	return name
+}
+
+// isName keeps markup and sentences out of the field that people are addressed
+// by: letters, spaces, and the signs that names have.
+func isName(s string) bool {
+	if Absent(s) {
+		return false
+	}
+	letters := false
+	for _, r := range s {
+		switch {
+		case unicode.IsLetter(r), unicode.IsMark(r):
+			letters = true
+		case !strings.ContainsRune(" -'’.", r):
+			return false
+		}
+	}
+	return letters
+}
+
+// Absent reports whether a text only says that there is nothing to say. Models
+// and voice agents write such words where null was meant.
+func Absent(s string) bool {
+	switch strings.TrimSpace(words(s)) {
+	case "", "null", "none", "nil", "n a", "na", "unknown", "not specified", "not mentioned", "not provided",
+		"нет", "неизвестно", "не известно", "неизвестен", "не указано", "не указан", "не указана",
+		"не назвал", "не назвала", "не названо", "не упоминалось", "нет данных":
+		return true
+	}
+	return false
+}
+
+// Collected gives the first value that ElevenLabs collected under one of the
+// names, cleaned, empty when there is none. Case and the signs between a name's
+// words do not count.
+func Collected(c *call.Conversation, names ...string) string {
+	for _, name := range names {
+		for _, d := range c.Collected {
+			if d.Value == nil || words(d.ID) != words(name) {
+				continue
+			}
+			if v := Clean(*d.Value); !Absent(v) && utf8.RuneCountInString(v) <= call.MaxSummary {
+				return v
+			}
+		}
+	}
+	return ""
+}
+
+var (
+	phoneLike = regexp.MustCompile(`\+?\d(?:[\s().–-]{0,3}\d){8,14}`)
+	linkLike  = regexp.MustCompile(`(?i)(?:[a-z][a-z0-9+.-]*://|www\.|(?:javascript|data|mailto):)\S+`)
+	tagLike   = regexp.MustCompile(`<[/!a-zA-Z][^<>]*>`)
+)
+
+// Confine takes out of a model's text what could lead its reader astray: phone
+// numbers and links that do not come from the conversation, and markup tags. A
+// model that obeys its caller must not send the staff to a stranger's number.
+func Confine(c *call.Conversation, region, s string) string {
+	for tagLike.MatchString(s) { // what is left of <<b>script> is a tag again
+		s = tagLike.ReplaceAllString(s, "")
+	}
+	s = linkLike.ReplaceAllString(s, "[ссылка убрана]")
+	s = phoneLike.ReplaceAllStringFunc(s, func(raw string) string {
+		n, ok := NormalPhone(raw, region)
+		if !ok {
+			// Digits that are no number to dial: an account, a sum, a date.
+			return raw
+		}
+		if own, known := NormalPhone(c.ExternalNumber, region); known && own == n || numberTold(c, n, call.RoleUser, call.RoleAgent) {
+			return raw
+		}
+		return "[номер убран]"
+	})
+	return Clean(s)
+}

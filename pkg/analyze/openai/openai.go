@@ -1,0 +1,237 @@
+// Package openai is the analyser that asks a language model, through the Chat
+// Completions API of OpenAI or of any server that speaks it.
+//
+// The model is asked for strict structured output, and its answer is trusted
+// in nothing: every field is checked against bounds and closed lists, quotes
+// must occur in the transcript, quality is held down by what was proved, names
+// and phone numbers must come from the call. An answer that breaks the form is
+// sent back once for repair.
+//
+// Nothing is retried here but a cut-off answer and a repair: the queue owns
+// retrying. What becomes of each failure:
+//
+//	the context was cancelled or ran out       Unavailable, errors.Is finds the context's error
+//	time-out, no connection, connection lost   Unavailable
+//	408, 409, 5xx                              Unavailable
+//	429                                        RateLimited, RetryAfter as told, at most 15 minutes
+//	429 insufficient_quota, 402                Credentials
+//	401, 403                                   Credentials
+//	404: no such model or no such address      Credentials: a person must mend the configuration
+//	400 that blames the model's name, the      Credentials: the same; every other call would
+//	  response format or another setting         fail as this one did
+//	400 content_filter, invalid_prompt         Refused
+//	other 4xx                                  Invalid
+//	refusal, finish_reason content_filter      Refused
+//	finish_reason length, twice                Invalid: the same call would be cut off again; a
+//	                                             person may raise MaxOutputTokens and retry it
+//	no choices, not the API's JSON             Internal: the queue may retry
+//	answer not as asked, repair included       Internal: the queue may retry
+//
+// Error texts carry the server's code, type and message and its request id.
+// They never carry the key or what was said in the call.
+package openai
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	sdk "github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+
+	"postcall/pkg/analyze"
+	"postcall/pkg/call"
+)
+
+// Name is the analyser's name in configuration and in stored results.
+const Name = "openai"
+
+// DefaultBaseURL is OpenAI's own server.
+const DefaultBaseURL = "https://api.openai.com/v1"
+
+// MaxRequests is the most that one analysis makes: the first, one for a
+// cut-off answer, and one for a repair.
+const MaxRequests = 3
+
+// ResponseFormat is what the server is asked to answer in.
+type ResponseFormat string
+
+// The response formats, from the strictest. The answer is checked alike.
+const (
+	JSONSchema ResponseFormat = "json_schema"
+	JSONObject ResponseFormat = "json_object" // some form of JSON; the schema is in the prompt
+	None       ResponseFormat = "none"        // the schema in the prompt is all
+)
+
+// Dialect is which parameters a server is sure to take.
+type Dialect string
+
+// The dialects.
+const (
+	// OpenAI sends store, prompt_cache_key and max_completion_tokens.
+	OpenAI Dialect = "openai"
+	// Compatible leaves out what other servers refuse and sends max_tokens.
+	Compatible Dialect = "compatible"
+)
+
+// Options set up an Analyzer. The environment is not read.
+type Options struct {
+	APIKey  string
+	BaseURL string // empty means DefaultBaseURL
+	Model   string
+
+	// Timeout bounds one request; empty means a minute. An analysis makes one
+	// request, and at most two more: for a cut-off answer and for a repair.
+	Timeout time.Duration
+	// HTTPClient sends the requests; nil means one of the Analyzer's own.
+	HTTPClient *http.Client
+
+	ResponseFormat ResponseFormat // empty means JSONSchema
+	Dialect        Dialect        // empty means OpenAI for openai.com, else Compatible
+
+	// DefaultRegion is the country (ISO 3166, two letters) of phone numbers
+	// without a country code; empty means analyze.DefaultRegion.
+	DefaultRegion string
+	// MaxOutputTokens caps an answer, a reasoning model's thoughts included; 0
+	// means 8192. A cut-off answer is asked for once more with four times that.
+	MaxOutputTokens int64
+	// Prices by model, over and above the known ones.
+	Prices map[string]Price
+}
+
+// Analyzer implements analyze.Analyzer. It is safe for concurrent use.
+type Analyzer struct {
+	o        Options
+	chat     sdk.ChatCompletionService
+	system   string
+	official bool // the server is OpenAI's own: its prices hold
+}
+
+var _ analyze.Analyzer = (*Analyzer)(nil)
+
+// New checks the options and makes the analyser; it does not call the server.
+func New(o Options) (*Analyzer, error) {
+	if o.BaseURL == "" {
+		o.BaseURL = DefaultBaseURL
+	}
+	base, err := url.Parse(o.BaseURL)
+	official := err == nil && (base.Hostname() == "openai.com" || strings.HasSuffix(base.Hostname(), ".openai.com"))
+	if o.ResponseFormat == "" {
+		o.ResponseFormat = JSONSchema
+	}
+	if o.Dialect == "" {
+		o.Dialect = Compatible
+		if official {
+			o.Dialect = OpenAI
+		}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	if o.MaxOutputTokens == 0 {
+		o.MaxOutputTokens = 8192
+	}
+	switch {
+	case o.APIKey == "":
+		return nil, call.Errorf(call.Invalid, "the openai analyser needs an API key")
+	case o.Model == "":
+		return nil, call.Errorf(call.Invalid, "the openai analyser needs the name of a model")
+	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
+		return nil, call.Errorf(call.Invalid, "the base URL of the openai analyser is not an http or https URL")
+	case o.Timeout < 0 || o.MaxOutputTokens < 0:
+		return nil, call.Errorf(call.Invalid, "the time-out and the token cap of the openai analyser cannot be negative")
+	case o.ResponseFormat != JSONSchema && o.ResponseFormat != JSONObject && o.ResponseFormat != None:
+		return nil, call.Errorf(call.Invalid, "the response format is json_schema, json_object or none")
+	case o.Dialect != OpenAI && o.Dialect != Compatible:
+		return nil, call.Errorf(call.Invalid, "the dialect is openai or compatible")
+	}
+	if o.HTTPClient == nil {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.MaxIdleConnsPerHost = 64 // as many as analyses may run at once
+		o.HTTPClient = &http.Client{Transport: transport}
+	}
+	return &Analyzer{
+		o: o,
+		// NewClient would read OPENAI_* from the environment and send an
+		// organisation or headers that nobody configured here; the service takes
+		// only these.
+		chat: sdk.NewChatCompletionService(
+			option.WithBaseURL(o.BaseURL),
+			option.WithAPIKey(o.APIKey),
+			option.WithHTTPClient(o.HTTPClient),
+			option.WithMaxRetries(0),
+			option.WithRequestTimeout(o.Timeout),
+			option.WithMiddleware(limitBody),
+		),
+		system:   systemMessage(o.ResponseFormat),
+		official: official,
+	}, nil
+}
+
+// maxBody bounds a response: an answer within the token cap is far smaller,
+// and a server gone mad must not fill the worker's memory.
+const maxBody = 8 << 20
+
+func limitBody(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+	res, err := next(r)
+	if err == nil {
+		res.Body = http.MaxBytesReader(nil, res.Body, maxBody)
+	}
+	return res, err
+}
+
+// Name is "openai".
+func (a *Analyzer) Name() string { return Name }
+
+// Analyze asks the model about a conversation. Usage adds up the requests it
+// took; RequestID is the last one's.
+func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Analysis, error) {
+	began := time.Now()
+	if !c.Spoken() {
+		return nil, call.Errorf(call.Invalid, "nobody spoke in this call")
+	}
+	transcript := userMessage(c)
+	messages := []sdk.ChatCompletionMessageParamUnion{
+		sdk.SystemMessage(a.system),
+		sdk.UserMessage(transcript),
+	}
+	analysis := &call.Analysis{Analyzer: Name, PromptVersion: PromptVersion}
+	tokens := a.o.MaxOutputTokens
+	widened, repaired := false, false
+	for {
+		reply, err := a.ask(ctx, messages, tokens, transcript)
+		if err != nil {
+			return nil, err
+		}
+		analysis.Model = reply.model
+		analysis.RequestID = reply.requestID
+		analysis.Usage.InputTokens += reply.usage.InputTokens
+		analysis.Usage.CachedTokens += reply.usage.CachedTokens
+		analysis.Usage.OutputTokens += reply.usage.OutputTokens
+
+		if reply.cut {
+			if widened {
+				return nil, call.Errorf(call.Invalid, "the model's answer does not fit into %d tokens (request %s)", tokens, reply.requestID)
+			}
+			widened, tokens = true, tokens*4
+			continue
+		}
+		result, fault := read(reply.text)
+		if fault == nil {
+			if err := a.finish(c, result); err != nil {
+				return nil, call.Errorf(call.Internal, "the model's answer could not be made a result (request %s): %w", reply.requestID, err)
+			}
+			analysis.Result = result.Result
+			analysis.Usage.CostUSD = a.cost(analysis.Model, analysis.Usage)
+			analysis.Duration = time.Since(began)
+			return analysis, nil
+		}
+		if repaired {
+			return nil, call.Errorf(call.Internal, "the model's answer is not as asked, repair included (request %s): %w", reply.requestID, fault)
+		}
+		repaired = true
+		messages = append(messages, sdk.AssistantMessage(shown(reply.text)), sdk.UserMessage(repairMessage(fault)))
+	}
+}

@@ -1,0 +1,98 @@
+package openai
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	sdk "github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/shared"
+
+	"postcall/pkg/analyze"
+	"postcall/pkg/call"
+)
+
+// reply is what one request brought.
+type reply struct {
+	text      string
+	cut       bool // stopped at the cap on tokens
+	model     string
+	requestID string
+	usage     call.Usage
+}
+
+// ask makes one request. What the server or the model refuses comes back as
+// *call.Error. transcript is only looked at to keep it out of error texts.
+func (a *Analyzer) ask(ctx context.Context, messages []sdk.ChatCompletionMessageParamUnion, tokens int64, transcript string) (reply, error) {
+	params := sdk.ChatCompletionNewParams{
+		Model:          a.o.Model,
+		Messages:       messages,
+		ResponseFormat: responseFormat(a.o.ResponseFormat),
+		// No temperature: reasoning models refuse it.
+	}
+	if a.o.Dialect == OpenAI {
+		params.MaxCompletionTokens = sdk.Int(tokens)
+		params.Store = sdk.Bool(false) // the transcript is not to stay there
+		params.PromptCacheKey = sdk.String("postcall-" + PromptVersion)
+	} else {
+		params.MaxTokens = sdk.Int(tokens)
+	}
+	var response *http.Response
+	completion, err := a.chat.New(ctx, params, option.WithResponseInto(&response))
+	if err != nil {
+		return reply{}, a.failure(ctx, err, response, transcript)
+	}
+	r := reply{
+		model:     orElse(analyze.Shorten(analyze.Clean(completion.Model), 100), a.o.Model),
+		requestID: orElse(requestID(response), analyze.Shorten(analyze.Clean(completion.ID), 128)),
+		usage: call.Usage{
+			InputTokens:  max(completion.Usage.PromptTokens, 0),
+			CachedTokens: max(completion.Usage.PromptTokensDetails.CachedTokens, 0),
+			OutputTokens: max(completion.Usage.CompletionTokens, 0),
+		},
+	}
+	if len(completion.Choices) == 0 {
+		return reply{}, call.Errorf(call.Internal, "the model server answered without a choice (request %s)", r.requestID)
+	}
+	choice := completion.Choices[0]
+	switch {
+	case choice.FinishReason == "content_filter":
+		return reply{}, call.Errorf(call.Refused, "the model server's content filter withheld the answer (request %s)", r.requestID)
+	case choice.Message.Refusal != "":
+		// Its text may repeat what was said in the call.
+		return reply{}, call.Errorf(call.Refused, "the model refused to analyse this call (request %s)", r.requestID)
+	}
+	r.cut = choice.FinishReason == "length"
+	r.text = choice.Message.Content
+	return r, nil
+}
+
+func responseFormat(f ResponseFormat) sdk.ChatCompletionNewParamsResponseFormatUnion {
+	var format sdk.ChatCompletionNewParamsResponseFormatUnion
+	switch f {
+	case JSONSchema:
+		format.OfJSONSchema = &shared.ResponseFormatJSONSchemaParam{
+			JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{
+				Name: "call_analysis", Strict: sdk.Bool(true), Schema: json.RawMessage(schemaJSON),
+			},
+		}
+	case JSONObject:
+		format.OfJSONObject = &shared.ResponseFormatJSONObjectParam{}
+	}
+	return format
+}
+
+// shown is a faulty answer as it is shown to the model for repair, bounded so
+// that a runaway one does not double the bill.
+func shown(answer string) string {
+	return orElse(analyze.Shorten(strings.ToValidUTF8(answer, ""), 20_000), "(empty)")
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}

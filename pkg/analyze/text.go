@@ -1,0 +1,75 @@
+package analyze
+
+import (
+	"strings"
+	"unicode"
+)
+
+// Clean makes a text from outside one plain line: control and format
+// characters (line breaks, escapes, direction marks, zero-width signs) go, white
+// space becomes single spaces, the ends are trimmed. What is left may still be
+// markup: whoever shows it escapes it.
+func Clean(s string) string {
+	s = strings.ToValidUTF8(s, "")
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.Is(unicode.C, r): // control, format, surrogate, private use
+			return -1
+		}
+		return r
+	}, s)
+	return strings.Join(strings.Fields(s), " ")
+}
+
+// Russian reports whether most letters of a text are Cyrillic. It cannot tell
+// Russian from its neighbours, nor does it need to.
+func Russian(s string) bool {
+	var letters, cyrillic int
+	for _, r := range s {
+		if unicode.IsLetter(r) {
+			letters++
+			if unicode.Is(unicode.Cyrillic, r) {
+				cyrillic++
+			}
+		}
+	}
+	return cyrillic > 0 && cyrillic*2 >= letters
+}
+
+// Shorten cuts a text to at most limit characters, at a word's end where one
+// is near, and marks the cut.
+func Shorten(s string, limit int) string {
+	r := []rune(s)
+	if len(r) <= limit {
+		return s
+	}
+	cut := string(r[:limit-1])
+	if space := strings.LastIndexByte(cut, ' '); space > len(cut)*3/4 {
+		cut = cut[:space]
+	}
+	return strings.TrimRight(cut, " ,;:") + "…"
+}
+
+// words brings a text to its bare words, lower case, ё as е, one space between
+// them and one at each end: punctuation, quotes and case are how two
+// transcriptions of one sentence differ.
+func words(s string) string {
+	fields := strings.FieldsFunc(strings.ToLower(s), func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r)
+	})
+	if len(fields) == 0 {
+		return ""
+	}
+	return strings.ReplaceAll(" "+strings.Join(fields, " ")+" ", "ё", "е")
+}
+
+func digits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, s)
+}

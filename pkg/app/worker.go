@@ -1,0 +1,128 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"go.uber.org/zap"
+
+	"postcall/pkg/analyze"
+	"postcall/pkg/analyze/builtin"
+	"postcall/pkg/analyze/openai"
+	"postcall/pkg/config"
+	"postcall/pkg/export/markdown"
+	"postcall/pkg/postgres"
+	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
+	"postcall/pkg/work"
+)
+
+// workerStatement bounds a worker's statements; River's own maintenance has
+// statements of up to half a minute.
+const workerStatement = time.Minute
+
+// Worker is the analysing process.
+type Worker struct {
+	config config.Worker
+	log    *zap.Logger
+	pool   *pgxpool.Pool
+	client *queue.Client
+}
+
+// NewWorker connects and sets the jobs up; none runs before Serve.
+func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker, err error) {
+	w := &Worker{config: c, log: log}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	// A connection for each analysis and export, and a few for River itself.
+	w.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall worker", int32(min(c.MaxConcurrency, 32)+8), workerStatement)
+	if err != nil {
+		return nil, err
+	}
+	starting, cancel := context.WithTimeout(ctx, startup)
+	defer cancel()
+	if err := postgres.Wait(starting, w.pool); err != nil {
+		return nil, err
+	}
+	if err := migrated(starting, w.pool); err != nil {
+		return nil, err
+	}
+	analyzer, limit, err := analyzer(c)
+	if err != nil {
+		return nil, err
+	}
+	workers := river.NewWorkers()
+	analyses := &work.Analyze{Pool: w.pool, Analyzer: analyzer, Log: log, Limit: limit}
+	if c.MarkdownEnabled {
+		analyses.Exports = append(analyses.Exports, func(id int64) river.JobArgs { return queue.Markdown{AnalysisID: id} })
+	}
+	river.AddWorker(workers, analyses)
+	// Registered even when nothing new is exported: jobs of before are still
+	// this installation's.
+	river.AddWorker(workers, &work.Export[queue.Markdown]{
+		Pool: w.pool, Exporter: markdown.New(c.MarkdownPath, c.Location()), Log: log,
+	})
+	river.AddWorker(workers, &work.Reconcile{Pool: w.pool, Log: log})
+	w.client, err = queue.NewWorker(w.pool, queue.Options{
+		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
+		Timeout: max(limit, time.Minute), SoftStop: c.ShutdownTimeout(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// analyzer makes the configured analyser and says how long one of its jobs may
+// take.
+func analyzer(c config.Worker) (analyze.Analyzer, time.Duration, error) {
+	if c.Analyzer == "builtin" {
+		return builtin.New(builtin.Options{DefaultRegion: c.PhoneRegion}), time.Minute, nil
+	}
+	a, err := openai.New(openai.Options{
+		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: c.OpenAIAttempt(),
+		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion,
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("setting up the analyser: %w", err)
+	}
+	return a, openai.MaxRequests*c.OpenAIAttempt() + 30*time.Second, nil
+}
+
+// Serve works jobs until the context ends, then finishes those that run within
+// the configured bound; what is not finished by then goes back to the queue.
+func (w *Worker) Serve(ctx context.Context) error {
+	defer w.close()
+	// River stops when its Start context ends; the bound is SoftStopTimeout.
+	if err := w.client.Start(ctx); err != nil {
+		if ctx.Err() != nil { // told to stop before it had begun
+			return stopped(w.log, nil)
+		}
+		return fmt.Errorf("starting to work: %w", err)
+	}
+	w.log.Info("working", zap.String("analyzer", w.config.Analyzer), zap.String("model", w.model()),
+		zap.Int("concurrency", w.config.MaxConcurrency), zap.Bool("crm_markdown", w.config.MarkdownEnabled))
+	<-ctx.Done()
+	w.log.Info("stopping: no new jobs are begun")
+	<-w.client.Stopped()
+	return stopped(w.log, nil)
+}
+
+func (w *Worker) model() string {
+	if w.config.Analyzer == "builtin" {
+		return "builtin"
+	}
+	return w.config.Model
+}
+
+func (w *Worker) close() {
+	if w.pool != nil {
+		w.pool.Close()
+	}
+}

@@ -1,0 +1,92 @@
+// Package config reads the environment into structs, one a process. The
+// structs are the only description of the variables: what is allowed, the
+// defaults, the tables in README and .env.example all come from them.
+package config
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Secret is a value that never shows when it is printed or logged.
+type Secret string
+
+// String hides the value.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[hidden]"
+}
+
+// GoString hides the value from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue hides the value from structured logs.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the value from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Reveal gives the value itself, for the one place that needs it.
+func (s Secret) Reveal() string { return string(s) }
+
+// Common is what every process reads.
+type Common struct {
+	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"ingest and worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database"`
+	LogLevel    string `env:"LOG_LEVEL, default=info" oneof:"debug,info,warn,error" desc:"The least level that is logged"`
+	LogFormat   string `env:"LOG_FORMAT, default=json" oneof:"json,console" desc:"json for machines, console for people"`
+	ShutdownMS  int    `env:"SHUTDOWN_TIMEOUT_MS, default=25000" min:"0" max:"600000" desc:"How long a stopping process may finish what it has begun; keep it below the orchestrator's own limit"`
+}
+
+// ShutdownTimeout is how long a stopping process may finish what it has begun.
+func (c Common) ShutdownTimeout() time.Duration { return milliseconds(c.ShutdownMS) }
+
+// Ingest is what the receiving process reads.
+type Ingest struct {
+	Common
+
+	Port          int      `env:"PORT, default=3000" min:"0" max:"65535" desc:"The port to listen on; 0 takes a free one"`
+	BindAddr      string   `env:"BIND_ADDR, default=0.0.0.0" check:"ip" desc:"The address to listen on"`
+	WebhookSecret []Secret `env:"WEBHOOK_SECRET" check:"secrets" required:"ingest" desc:"The webhook's signing secret as ElevenLabs shows it (wsec_…); several, separated by commas, while one is rotated or for several workspaces"`
+	ToleranceSec  int      `env:"WEBHOOK_TOLERANCE_SEC, default=3600" min:"1" max:"86400" desc:"How old a signature may be, in seconds; ElevenLabs' last retry comes up to 44 minutes after the call"`
+	MaxBodyBytes  int64    `env:"WEBHOOK_MAX_BODY_BYTES, default=268435456" min:"1024" max:"1073741824" desc:"The largest delivery taken, in bytes; audio of a long call is tens of megabytes"`
+	AnalyzeAuto   bool     `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
+	MaxAttempts   int      `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+}
+
+// Tolerance is how old a signature may be.
+func (c Ingest) Tolerance() time.Duration { return time.Duration(c.ToleranceSec) * time.Second }
+
+// Worker is what the analysing process reads.
+type Worker struct {
+	Common
+
+	Analyzer       string `env:"ANALYZER, default=openai" oneof:"openai,builtin" desc:"openai for any server that speaks its API; builtin works without network, from what ElevenLabs itself says of a call"`
+	OpenAIKey      Secret `env:"OPENAI_API_KEY" check:"one_line" required:"worker, unless ANALYZER=builtin" desc:"The key of the OpenAI API or of a compatible server"`
+	OpenAIBaseURL  string `env:"OPENAI_BASE_URL, default=https://api.openai.com/v1" check:"http_url" desc:"Another server that speaks the OpenAI API"`
+	OpenAITimeout  int    `env:"OPENAI_TIMEOUT_MS, default=60000" min:"100" max:"900000" desc:"How long one answer of the model may take, in milliseconds"`
+	OpenAIFormat   string `env:"OPENAI_RESPONSE_FORMAT, default=json_schema" oneof:"json_schema,json_object,none" desc:"What the server can be asked to answer in: json_schema is the strictest, none leaves it to the prompt"`
+	Model          string `env:"ANALYZE_MODEL, default=gpt-5-mini" check:"one_line" desc:"The model that analyses"`
+	MaxConcurrency int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once in a worker"`
+	MaxAttempts    int    `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+	PhoneRegion    string `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`
+
+	MarkdownEnabled bool   `env:"CRM_MD_ENABLED, default=true" desc:"Whether each result is appended to the Markdown file"`
+	MarkdownPath    string `env:"CRM_MD_PATH, default=memory-bank/crm.md" check:"one_line" desc:"The Markdown file that results are appended to"`
+	TimeZone        string `env:"CRM_TIME_ZONE, default=Europe/Moscow" check:"time_zone" desc:"The time zone of the times in that file"`
+}
+
+// OpenAIAttempt is how long one answer of the model may take.
+func (c Worker) OpenAIAttempt() time.Duration { return milliseconds(c.OpenAITimeout) }
+
+// Location is the time zone of the times that people read.
+func (c Worker) Location() *time.Location {
+	loc, err := time.LoadLocation(c.TimeZone)
+	if err != nil { // load has checked it
+		return time.UTC
+	}
+	return loc
+}
+
+func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -1,0 +1,35 @@
+// Package export hands results to people and other systems. It holds the
+// Exporter interface; its sub-packages are the targets.
+package export
+
+import (
+	"context"
+	"encoding/json"
+
+	"postcall/pkg/call"
+)
+
+// Exporter hands a result to one target.
+//
+// Export must be safe to repeat: a process can be killed after the target took
+// the result and before that was recorded. Delivery.Again is set when such an
+// earlier attempt may have arrived. Errors are *call.Error.
+type Exporter interface {
+	Target() call.Target
+	Export(ctx context.Context, d Delivery) (Receipt, error)
+}
+
+// Delivery is what an exporter hands over.
+type Delivery struct {
+	Event        call.Event // without payload and raw body
+	Conversation call.Conversation
+	Analysis     call.Analysis
+	Again        bool
+}
+
+// Receipt is the proof of an export, kept in crm_dispatches.
+type Receipt struct {
+	Payload    json.RawMessage // what was sent, or where it was put
+	Response   string          // the target's answer, hostile text
+	HTTPStatus int             // 0 where HTTP is not spoken
+}

@@ -1,0 +1,56 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"postcall/pkg/call"
+)
+
+// InsertAnalysis stores an analysis of an event and sets its ID.
+func InsertAnalysis(ctx context.Context, tx pgx.Tx, a *call.Analysis) error {
+	result, err := json.Marshal(a.Result)
+	if err != nil {
+		return fmt.Errorf("encoding a result: %w", err)
+	}
+	err = tx.QueryRow(ctx, `
+		insert into analyses (
+			event_id, model, result, analyzer, prompt_version, trigger,
+			tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, request_id)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		returning id, created_at`,
+		a.EventID, a.Model, result, a.Analyzer, a.PromptVersion, a.Trigger,
+		a.Usage.InputTokens, a.Usage.CachedTokens, a.Usage.OutputTokens, a.Usage.CostUSD,
+		a.Duration.Milliseconds(), null(a.RequestID),
+	).Scan(&a.ID, &a.CreatedAt)
+	return failed("storing an analysis", err)
+}
+
+// Analysis reads one analysis.
+func Analysis(ctx context.Context, db DB, id int64) (*call.Analysis, error) {
+	var (
+		a        call.Analysis
+		result   []byte
+		duration int64
+	)
+	err := db.QueryRow(ctx, `
+		select id, event_id, coalesce(model, ''), result, coalesce(analyzer, ''), coalesce(prompt_version, ''),
+			coalesce(trigger, ''), coalesce(tokens_in, 0), coalesce(tokens_cached, 0), coalesce(tokens_out, 0),
+			cost_usd::float8, coalesce(duration_ms, 0), coalesce(request_id, ''), created_at
+		from analyses where id = $1`, id,
+	).Scan(&a.ID, &a.EventID, &a.Model, &result, &a.Analyzer, &a.PromptVersion,
+		&a.Trigger, &a.Usage.InputTokens, &a.Usage.CachedTokens, &a.Usage.OutputTokens,
+		&a.Usage.CostUSD, &duration, &a.RequestID, &a.CreatedAt)
+	if err != nil {
+		return nil, failed(fmt.Sprintf("reading analysis %d", id), err)
+	}
+	a.Duration = time.Duration(duration) * time.Millisecond
+	if err := json.Unmarshal(result, &a.Result); err != nil {
+		return nil, fmt.Errorf("reading the result of analysis %d: %w", id, err)
+	}
+	return &a, nil
+}

@@ -1,0 +1,266 @@
+// Package queue is River as Postcall uses it: the jobs' arguments, and the
+// settings that inserting and working processes must share.
+//
+// The truth about a call stands in webhook_events; a job is only what moves it
+// on. A job that runs out of attempts is discarded by River and stays: these
+// are the dead letters.
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"postcall/pkg/call"
+	"postcall/pkg/postgres"
+)
+
+// The queues. Exports have one of their own: a slow target never holds up an
+// analysis.
+const (
+	QueueAnalyze     = "analyze"
+	QueueMarkdown    = "crm_markdown"
+	QueueMaintenance = river.QueueDefault
+)
+
+// Client inserts jobs, and works them if it was made for that.
+type Client = river.Client[pgx.Tx]
+
+// Analyze is the job that analyses an event. There is at most one unfinished
+// one an event.
+type Analyze struct {
+	EventID int64        `json:"event_id" river:"unique"`
+	Trigger call.Trigger `json:"trigger"`
+}
+
+// Kind is the job's name in the database.
+func (Analyze) Kind() string { return "analyze" }
+
+// InsertOpts are the job's defaults.
+func (Analyze) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueAnalyze, UniqueOpts: unfinished}
+}
+
+// Markdown is the job that appends an analysis to the Markdown file.
+type Markdown struct {
+	AnalysisID int64 `json:"analysis_id" river:"unique"`
+}
+
+// Kind is the job's name in the database.
+func (Markdown) Kind() string { return "crm_markdown" }
+
+// Analysis is the id of the analysis to hand over.
+func (m Markdown) Analysis() int64 { return m.AnalysisID }
+
+// InsertOpts are the job's defaults.
+func (Markdown) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueMarkdown, UniqueOpts: unfinished}
+}
+
+// Reconcile is the periodic job that brings webhook_events in line with jobs
+// that ended without their worker's doing.
+type Reconcile struct{}
+
+// Kind is the job's name in the database.
+func (Reconcile) Kind() string { return "reconcile" }
+
+// InsertOpts are the job's defaults.
+func (Reconcile) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
+}
+
+// unfinished makes a job unique among those that still have something to do. A
+// finished one never blocks its repetition.
+var unfinished = river.UniqueOpts{
+	ByArgs: true,
+	ByState: []rivertype.JobState{
+		rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRetryable,
+		rivertype.JobStateRunning, rivertype.JobStateScheduled,
+	},
+}
+
+// Metadata travels with a call's jobs, so that one request id shows its whole
+// way through the logs.
+type Metadata struct {
+	RequestID      string `json:"request_id,omitempty"`
+	ConversationID string `json:"conversation_id,omitempty"`
+}
+
+// Encode gives the JSON for river.InsertOpts.Metadata.
+func (m Metadata) Encode() []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic("queue: two texts cannot be encoded: " + err.Error())
+	}
+	return b
+}
+
+// MetadataOf reads what Encode wrote; a job without it has none.
+func MetadataOf(job *rivertype.JobRow) Metadata {
+	var m Metadata
+	if err := json.Unmarshal(job.Metadata, &m); err != nil {
+		return Metadata{}
+	}
+	return m
+}
+
+// Options are what a working client is set up with.
+type Options struct {
+	Logger *slog.Logger
+	// Workers holds a worker for every kind: the elected leader discards stuck
+	// jobs of kinds that it does not know.
+	Workers *river.Workers
+	// Analyses is how many analyses run at once in this process.
+	Analyses int
+	// Timeout is the longest that any job of this installation may run.
+	Timeout time.Duration
+	// SoftStop is how long jobs may finish once the client is told to stop.
+	SoftStop time.Duration
+}
+
+// NewInserter makes a client that only inserts. It never becomes the leader.
+func NewInserter(pool *pgxpool.Pool, log *slog.Logger) (*Client, error) {
+	config := retention()
+	config.Logger = log
+	c, err := river.NewClient(riverpgxv5.New(pool), config)
+	if err != nil {
+		return nil, fmt.Errorf("making the job client: %w", err)
+	}
+	return c, nil
+}
+
+// NewWorker makes a client that works the jobs.
+func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
+	config := retention()
+	config.Logger = o.Logger
+	config.Workers = o.Workers
+	config.Queues = map[string]river.QueueConfig{
+		QueueAnalyze: {MaxWorkers: o.Analyses},
+		// Appends to the file take turns anyhow, under its lock.
+		QueueMarkdown:    {MaxWorkers: 2},
+		QueueMaintenance: {MaxWorkers: 2},
+	}
+	config.SoftStopTimeout = o.SoftStop
+	// A worker that was killed leaves its jobs running; River runs them again
+	// once they have been running for longer than this. It is minutes, not the
+	// hour that is River's default, which is safe because no job may run longer
+	// than its timeout, the bound lies a minute above the longest one, and a
+	// job's last write checks that the attempt is still its own.
+	config.RescueStuckJobsAfter = o.Timeout + rescueMargin
+	config.JobTimeout = min(o.Timeout, time.Minute)
+	config.RetryPolicy = retry{}
+	config.PeriodicJobs = []*river.PeriodicJob{
+		river.NewPeriodicJob(river.PeriodicInterval(time.Minute),
+			func() (river.JobArgs, *river.InsertOpts) { return Reconcile{}, nil },
+			&river.PeriodicJobOpts{RunOnStart: true}),
+	}
+	c, err := river.NewClient(riverpgxv5.New(pool), config)
+	if err != nil {
+		return nil, fmt.Errorf("making the job client: %w", err)
+	}
+	return c, nil
+}
+
+const rescueMargin = time.Minute
+
+// retention must be the same on all clients, since any of them can become the
+// one that cleans.
+func retention() *river.Config {
+	return &river.Config{
+		// Finished rows slow every count of River UI; what came of them stands
+		// in our own tables.
+		CompletedJobRetentionPeriod: time.Hour,
+		CancelledJobRetentionPeriod: 7 * 24 * time.Hour,
+		// Dead letters stay until somebody acts.
+		DiscardedJobRetentionPeriod: -1,
+	}
+}
+
+// retry spreads attempts exponentially: 10 s, 30 s, 90 s and so on up to an
+// hour, each a fifth earlier or later by chance, so that jobs which failed
+// together do not come back together.
+type retry struct{}
+
+func (retry) NextRetry(job *rivertype.JobRow) time.Time {
+	return time.Now().Add(Backoff(len(job.Errors) + 1))
+}
+
+// Backoff is the wait after the n-th failure, counted from 1, with jitter.
+func Backoff(n int) time.Duration {
+	wait := 10 * time.Second
+	for range min(n, 10) - 1 {
+		wait *= 3
+	}
+	wait = min(wait, time.Hour)
+	return wait*4/5 + rand.N(wait*2/5) //nolint:gosec // chance spreads the load, it keeps no secret
+}
+
+// InsertAnalyze enqueues the analysis of an event in tx. If one is waiting or
+// running already, nothing is added.
+func InsertAnalyze(ctx context.Context, c *Client, tx pgx.Tx, args Analyze, maxAttempts int, m Metadata) error {
+	_, err := c.InsertTx(ctx, tx, args, &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: m.Encode()})
+	if err != nil {
+		return fmt.Errorf("enqueueing the analysis: %w", err)
+	}
+	return nil
+}
+
+// ErrNotOwned means that a job has been given to another attempt meanwhile, so
+// that this attempt's result must not be written.
+var ErrNotOwned = errors.New("the job belongs to a newer attempt")
+
+// Own locks a job's row until tx ends and checks that the attempt which job
+// was handed out for is still the running one. Otherwise it is ErrNotOwned.
+func Own(ctx context.Context, tx pgx.Tx, job *rivertype.JobRow) error {
+	var own bool
+	err := tx.QueryRow(ctx, `
+		select state = 'running' and attempt = $2
+		from river_job where id = $1 for update`, job.ID, job.Attempt).Scan(&own)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("checking that the job is still ours: %w", err)
+	}
+	if !own {
+		return ErrNotOwned
+	}
+	return nil
+}
+
+// MarkDead marks the events dead whose analyze job ended within the last day
+// without an analysis and without the event saying so: a worker that is killed
+// in a job's last attempt cannot say it, nor can somebody who cancels a job by
+// hand. It returns their ids. The jobs are found by River's index on state and
+// finalized_at, so that the cost is that of a day's dead letters.
+func MarkDead(ctx context.Context, db postgres.DB) ([]int64, error) {
+	rows, err := db.Query(ctx, `
+		update webhook_events e
+		set analysis_state = 'dead',
+			processor_note = coalesce(j.errors[array_upper(j.errors, 1)] ->> 'error', 'the job was ' || j.state || ' before it ran')
+		from river_job j
+		where j.kind = 'analyze'
+			and j.state in ('discarded', 'cancelled')
+			and j.finalized_at > now() - interval '1 day'
+			and e.id = (j.args ->> 'event_id')::bigint
+			and e.analysis_state in ('queued', 'running')
+			and not exists (
+				select from river_job newer
+				where newer.kind = 'analyze' and newer.id > j.id and newer.args @> jsonb_build_object('event_id', e.id))
+		returning e.id`)
+	if err != nil {
+		return nil, fmt.Errorf("marking dead analyses: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("marking dead analyses: %w", err)
+	}
+	return ids, nil
+}

@@ -1,0 +1,111 @@
+// Package work runs the jobs: an event's way from the queue through an
+// analyser to the stored result, and from there to each target.
+package work
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+	"go.uber.org/zap"
+
+	"postcall/pkg/call"
+	"postcall/pkg/queue"
+)
+
+// Bounds of how long the other side may make a job wait. Waiting uses up no
+// attempt.
+const (
+	minSnooze         = time.Second
+	maxSnooze         = 15 * time.Minute
+	rateLimitedSnooze = 30 * time.Second // where the other side does not say
+	credentialsSnooze = 5 * time.Minute  // until a person has mended the key
+)
+
+// recording bounds the statements that write down what became of a job. They
+// run even when the job's own time is over.
+const recording = 15 * time.Second
+
+// step is what happens to a job next.
+type step string
+
+const (
+	stepDone    step = "done"
+	stepSkipped step = "skipped"
+	stepRetry   step = "retry"
+	stepSnooze  step = "snooze"
+	stepStopped step = "stopped" // the process stops; the job starts anew elsewhere
+	stepCancel  step = "cancel"
+	stepDead    step = "dead"
+)
+
+// next is the one place that decides what an error means for its job, and the
+// error that tells River so:
+//
+//	the process stops            stopped  no attempt used
+//	somebody cancelled the job   cancel
+//	rate_limited, credentials    snooze   no attempt used
+//	invalid, not_found, refused  cancel   the same input fails again
+//	anything else                retry    until the attempts are used up: dead
+func next(ctx context.Context, job *rivertype.JobRow, err error) (step, error) {
+	if err == nil {
+		return stepDone, nil
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, river.ErrJobCancelledRemotely):
+		return stepCancel, river.JobCancel(err)
+	case errors.Is(cause, context.Canceled):
+		return stepStopped, err
+	}
+	switch call.CodeOf(err) {
+	case call.RateLimited:
+		wait := rateLimitedSnooze
+		if e, ok := errors.AsType[*call.Error](err); ok && e.RetryAfter > 0 {
+			wait = min(max(e.RetryAfter, minSnooze), maxSnooze)
+		}
+		return stepSnooze, river.JobSnooze(wait)
+	case call.Credentials:
+		return stepSnooze, river.JobSnooze(credentialsSnooze)
+	case call.Invalid, call.NotFound, call.Refused:
+		return stepCancel, river.JobCancel(err)
+	default:
+	}
+	if job.Attempt >= job.MaxAttempts {
+		return stepDead, err
+	}
+	return stepRetry, err
+}
+
+// finally gives a context for writing down what became of a job.
+func finally(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), recording)
+}
+
+// line logs the one line of a job.
+func line(log *zap.Logger, job *rivertype.JobRow, s step, began time.Time, err error, fields ...zap.Field) {
+	m := queue.MetadataOf(job)
+	fields = append([]zap.Field{
+		zap.String("kind", job.Kind), zap.Int64("job_id", job.ID),
+		zap.Int("attempt", job.Attempt), zap.Int("max_attempts", job.MaxAttempts),
+		zap.String("request_id", m.RequestID), zap.String("conversation_id", m.ConversationID),
+		zap.String("outcome", string(s)),
+		zap.Duration("waited_ms", began.Sub(job.ScheduledAt)), zap.Duration("duration_ms", time.Since(began)),
+	}, fields...)
+	if err != nil {
+		fields = append(fields, zap.String("code", string(call.CodeOf(err))), zap.Error(err))
+	}
+	switch s {
+	case stepDone, stepSkipped, stepStopped:
+		log.Info("job", fields...)
+	case stepRetry, stepSnooze:
+		if call.CodeOf(err) == call.Credentials {
+			log.Error("job", fields...)
+			return
+		}
+		log.Warn("job", fields...)
+	case stepCancel, stepDead:
+		log.Error("job", fields...)
+	}
+}
