@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
@@ -186,7 +187,7 @@ func (s *Server) Stop(ctx context.Context) error {
 }
 
 // Kill ends the server as kill -9 does, without a chance to tidy up, and waits
-// until it is gone. Restart brings it back.
+// until its backends are gone too. Restart brings it back.
 func (s *Server) Kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -413,7 +414,10 @@ func (s *Server) attempt(ctx context.Context, port int) (*process, error) {
 		return nil, fmt.Errorf("opening PostgreSQL's log: %w", err)
 	}
 	cmd := s.command("postgres", s.data(), s.args(port)...)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stderr = log
+	// Nothing is written there, but every backend holds it: the process counts
+	// as ended when they have too, also when the server dies without them.
+	cmd.Stdout = io.Discard
 	proc, err := launch(cmd, true)
 	if err != nil {
 		return nil, s.user.explain(err, s.data())

@@ -264,6 +264,9 @@ func TestKilledServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-done
+	if err := busy.Ping(t.Context()); err == nil {
+		t.Error("a killed server's backend answers")
+	}
 	if err := s.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}

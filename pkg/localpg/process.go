@@ -112,7 +112,7 @@ func (s *Server) command(program, dir string, args ...string) *exec.Cmd {
 	cmd.Dir = dir
 	cmd.Env = environment()
 	cmd.SysProcAttr = s.user.attributes()
-	cmd.WaitDelay = 5 * time.Second // for output that a grandchild keeps open
+	cmd.WaitDelay = 5 * time.Second // for children of its own that outlive it
 	return cmd
 }
 

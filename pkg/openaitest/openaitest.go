@@ -93,14 +93,14 @@ func WithReply(f func(Request) Reply) Option { return func(s *Server) { s.reply 
 
 // New starts a server on a local port. It is closed when the test ends; replies
 // that still hang are released then.
-func New(t testing.TB, opts ...Option) *Server {
-	t.Helper()
+func New(tb testing.TB, opts ...Option) *Server {
+	tb.Helper()
 	s := &Server{key: Key, reply: func(Request) Reply { return Success() }, closing: make(chan struct{})}
 	for _, o := range opts {
 		o(s)
 	}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		close(s.closing)
 		s.http.CloseClientConnections()
 		s.http.Close()
@@ -219,8 +219,8 @@ func (s *Server) check(r *http.Request, q *Request) *fault {
 	case chat.Temperature != nil && (*chat.Temperature < 0 || *chat.Temperature > 2):
 		return bad("decimal_above_max_value", "temperature", "Invalid 'temperature': decimal above maximum value.")
 	}
-	if cap := cmp.Or(chat.MaxTokens, chat.MaxCompletionTokens); cap != nil && *cap < 1 {
-		return bad("integer_below_min_value", "max_completion_tokens", "Invalid 'max_completion_tokens': integer below minimum value. Expected a value >= 1, but got %d instead.", *cap)
+	if limit := cmp.Or(chat.MaxTokens, chat.MaxCompletionTokens); limit != nil && *limit < 1 {
+		return bad("integer_below_min_value", "max_completion_tokens", "Invalid 'max_completion_tokens': integer below minimum value. Expected a value >= 1, but got %d instead.", *limit)
 	}
 	saysJSON := false
 	for i, m := range chat.Messages {

@@ -52,8 +52,8 @@ const stopDatabase = 20 * time.Second
 // when ctx ends; Wait must be called.
 func Start(ctx context.Context, o Options) (_ *Installation, err error) {
 	i := &Installation{}
-	defer func() {
-		if err != nil { //nolint:contextcheck // closing goes on when the context has ended
+	defer func() { //nolint:contextcheck // closing goes on when the context has ended
+		if err != nil {
 			err = errors.Join(err, i.close())
 		}
 	}()

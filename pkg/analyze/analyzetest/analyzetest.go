@@ -32,6 +32,8 @@ func Conversation() *call.Conversation {
 }
 
 // Test runs what every analyser must do. The analyser must be able to answer.
+//
+//nolint:tparallel // whoever calls it decides that
 func Test(t *testing.T, a analyze.Analyzer) {
 	t.Helper()
 	t.Run("an analysis is complete and valid", func(t *testing.T) {

@@ -2,6 +2,7 @@ package openai
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -205,7 +206,7 @@ func read(text string) (*draft, error) {
 // field names the field of a decoding error and what stands in it, without its
 // value.
 func field(err error) string {
-	if e, ok := err.(*json.UnmarshalTypeError); ok {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		kind, _, _ := strings.Cut(e.Value, " ")
 		return fmt.Sprintf("%s cannot be a %s", e.Field, kind)
 	}

@@ -40,12 +40,12 @@ func (a *Analyzer) failure(ctx context.Context, err error, response *http.Respon
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		kind, code, param, message = e.Type, e.Code, e.Param, e.Message
 	}
-	text := fmt.Sprintf("the model server answered %d", response.StatusCode)
+	text := "the model server answered " + strconv.Itoa(response.StatusCode)
 	for _, part := range []struct{ name, value string }{
 		{"code", code}, {"type", kind}, {"param", param}, {"request", requestID(response)},
 	} {
 		if v := a.withheld(part.value, transcript); v != "" {
-			text += ", " + part.name + " " + v
+			text = fmt.Sprintf("%s, %s %s", text, part.name, v)
 		}
 	}
 	if m := a.withheld(message, transcript); m != "" {

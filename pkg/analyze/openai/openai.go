@@ -148,8 +148,8 @@ func New(o Options) (*Analyzer, error) {
 		return nil, call.Errorf(call.Invalid, "the dialect is openai or compatible")
 	}
 	if o.HTTPClient == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.MaxIdleConnsPerHost = 64 // as many as analyses may run at once
+		transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
+		transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
 		o.HTTPClient = &http.Client{Transport: transport}
 	}
 	return &Analyzer{

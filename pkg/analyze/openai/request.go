@@ -80,6 +80,7 @@ func responseFormat(f ResponseFormat) sdk.ChatCompletionNewParamsResponseFormatU
 		}
 	case JSONObject:
 		format.OfJSONObject = &shared.ResponseFormatJSONObjectParam{}
+	case None: // the prompt alone asks for it
 	}
 	return format
 }
