@@ -150,6 +150,9 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 		QueueMarkdown:    {MaxWorkers: 2},
 		QueueMaintenance: {MaxWorkers: 2},
 	}
+	// River's default of 100 ms between fetches would hold a worker with few
+	// places to as many jobs every 100 ms, however short they are.
+	config.FetchCooldown = 10 * time.Millisecond
 	config.SoftStopTimeout = o.SoftStop
 	// A worker that was killed leaves its jobs running; River runs them again
 	// once they have been running for longer than this. It is minutes, not the
