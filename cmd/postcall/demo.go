@@ -67,6 +67,7 @@ func runDemo(c *cobra.Command, once bool) error {
 	}
 	env := config.Map(map[string]string{
 		"WEBHOOK_SECRET": "wsec_demo_" + rand.Text(), "BIND_ADDR": "127.0.0.1", "PORT": port, "CRM_MD_PATH": crm,
+		"SPOOL_PATH": filepath.Join(demoDir, "spool", "events.jsonl"), "AUDIO_URL": filepath.Join(demoDir, "audio"),
 		// A demo that is interrupted should end at once.
 		"SHUTDOWN_TIMEOUT_MS": "5000",
 	}, config.Environment())

@@ -48,6 +48,11 @@ func runUp(c *cobra.Command, dir string) error {
 	if err != nil {
 		return err
 	}
+	for name, path := range map[string]string{"SPOOL_PATH": "spool/events.jsonl", "AUDIO_URL": "audio"} {
+		if _, set := env.Lookup(name); !set {
+			env = config.Map(map[string]string{name: filepath.Join(dir, path)}, env)
+		}
+	}
 	i, err := standalone.Start(c.Context(), standalone.Options{
 		Env: env, DataDir: filepath.Join(dir, "postgres"), Say: say,
 		Logger: func(c config.Common, process string) (*zap.Logger, error) {

@@ -60,7 +60,9 @@ func install(t *testing.T, ai *openaitest.Server, env map[string]string) *instal
 	i := &installation{t: t, pool: pgtest.New(t), ai: ai, crm: filepath.Join(t.TempDir(), "crm.md")}
 	i.env = map[string]string{
 		"DATABASE_URL": i.pool.Config().ConnString(), "WEBHOOK_SECRET": secret,
-		"BIND_ADDR": "127.0.0.1", "PORT": "0", "CRM_MD_PATH": i.crm, "LOG_LEVEL": "debug",
+		"BIND_ADDR": "127.0.0.1", "PORT": "0", "CRM_MD_PATH": i.crm,
+		"SPOOL_PATH": filepath.Join(filepath.Dir(i.crm), "logs", "events.jsonl"), "AUDIO_URL": filepath.Join(filepath.Dir(i.crm), "audio"),
+		"WEBHOOK_RATE_RPS": "100000", "WEBHOOK_RATE_BURST": "100000", "LOG_LEVEL": "debug",
 		"ANALYZER": "builtin", "SHUTDOWN_TIMEOUT_MS": "10000",
 	}
 	if ai != nil {
@@ -107,11 +109,16 @@ func (i *installation) ingest() {
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	i.url = p.URL()
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
-	i.t.Cleanup(client.CloseIdleConnections)
-	i.post = &sender.Sender{URL: i.url + receive.Path, Secret: secret, Client: client}
+	i.reach(p.URL())
 	i.serve(p.Serve)
+}
+
+// reach is where deliveries go from now on.
+func (i *installation) reach(url string) {
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	i.t.Cleanup(client.CloseIdleConnections)
+	i.url = url
+	i.post = &sender.Sender{URL: url + receive.Path, Secret: secret, Client: client}
 }
 
 func (i *installation) worker() {

@@ -6,93 +6,117 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"postcall/pkg/audio"
 	"postcall/pkg/config"
 	"postcall/pkg/elevenlabs"
+	"postcall/pkg/gate"
 	"postcall/pkg/postgres"
 	"postcall/pkg/problem"
 	"postcall/pkg/queue"
 	"postcall/pkg/receive"
+	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
 )
 
-// Limits of the receiving server. A sender that is slower than these is cut
-// off; ElevenLabs sends from a data centre.
+// Limits of the receiving server. How slowly a body may come is gate.Pace's
+// matter, which moves the read and write deadlines as bytes arrive.
 const (
 	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 2 * time.Minute
-	writeTimeout      = readTimeout + 30*time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = time.Minute
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 
 	// receiveConns is the size of receiving's own pool.
-	receiveConns = 16
-	// keepTimeout bounds a delivery's transaction.
-	keepTimeout = 5 * time.Second
+	receiveConns = 8
+	// patience is how long a delivery waits for the database before it goes to
+	// the spool; audioPatience the same for the audio store.
+	patience      = time.Second
+	audioPatience = time.Minute
+	// startupPatience is how long a starting ingest waits for the database
+	// before it receives without it.
+	startupPatience = 3 * time.Second
 )
 
 // Ingest is the receiving process.
 type Ingest struct {
 	config   config.Ingest
 	log      *zap.Logger
-	pool     *pgxpool.Pool
+	pool     *pgxpool.Pool // nil without DATABASE_URL
+	audio    *audio.Store
+	spool    *spool.Spool
+	keeper   *receive.Keeper
+	refused  *postgres.Rejections
+	metrics  *telemetry.Metrics // nil without METRICS_ADDR
 	listener net.Listener
 	server   *http.Server
+	stopping atomic.Bool
 }
 
-// NewIngest connects and listens; nothing is answered before Serve.
+// NewIngest opens what receiving needs and listens; nothing is answered before
+// Serve. A database that is away does not stop it: deliveries go to the spool
+// until it is back. One whose schema is not this version's does.
 func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest, err error) {
 	i := &Ingest{config: c, log: log}
-	defer func() {
+	defer func() { //nolint:contextcheck // closing goes on when the context has ended
 		if err != nil {
 			i.Close()
 		}
 	}()
-	i.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall ingest", receiveConns, keepTimeout)
+	registry := telemetry.Registry()
+	metrics := receive.NewMetrics(registry)
+	if i.spool, err = spool.Open(spool.Options{Path: c.SpoolPath, MaxBytes: c.SpoolMaxBytes, Log: log}); err != nil {
+		return nil, fmt.Errorf("opening the spool (SPOOL_PATH): %w", err)
+	}
+	registerSpool(registry, i.spool)
+	if err := receive.RemoveAbandoned(filepath.Dir(c.SpoolPath)); err != nil {
+		return nil, err
+	}
+	if i.audio, err = audio.Open(ctx, c.AudioURL); err != nil {
+		return nil, fmt.Errorf("opening the audio store (AUDIO_URL): %w", err)
+	}
+	i.keeper = &receive.Keeper{
+		Audio: i.audio, Spool: i.spool, Auto: c.AnalyzeAuto,
+		Patience: patience, AudioPatience: audioPatience, Large: make(chan struct{}, 1), Log: log,
+	}
+	if c.DatabaseURL == "" {
+		log.Warn("DATABASE_URL is not set: every delivery is kept in the spool, until an ingest with a database drains it",
+			zap.String("spool", c.SpoolPath))
+	} else if err := i.database(ctx, metrics); err != nil {
+		return nil, err
+	}
+	i.refused = postgres.NewRejections(i.pool, log)
+	handler, err := i.handler(metrics)
 	if err != nil {
 		return nil, err
-	}
-	starting, cancel := context.WithTimeout(ctx, startup)
-	defer cancel()
-	if err := postgres.Wait(starting, i.pool); err != nil {
-		return nil, err
-	}
-	if err := migrated(starting, i.pool); err != nil {
-		return nil, err
-	}
-	jobs, err := queue.NewInserter(i.pool, telemetry.Slog(log))
-	if err != nil {
-		return nil, err
-	}
-	secrets := make([]string, len(c.WebhookSecret))
-	for n, s := range c.WebhookSecret {
-		secrets[n] = s.Reveal()
-	}
-	handler := &receive.Handler{
-		Verifier: elevenlabs.NewVerifier(secrets, c.Tolerance()),
-		Keeper: &receive.Keeper{
-			Pool: i.pool, Queue: jobs, Auto: c.AnalyzeAuto, MaxAttempts: c.MaxAttempts, Timeout: keepTimeout, Log: log,
-		},
-		MaxBody: c.MaxBodyBytes,
-		Log:     log,
 	}
 	i.server = &http.Server{
-		Handler:           router(handler, log),
+		Handler:           i.router(handler),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log),
+	}
+	if c.MetricsAddr != "" {
+		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
+			return nil, err
+		}
 	}
 	var lc net.ListenConfig
 	i.listener, err = lc.Listen(ctx, "tcp", net.JoinHostPort(c.BindAddr, strconv.Itoa(c.Port)))
@@ -102,15 +126,70 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	return i, nil
 }
 
+// database sets receiving up to commit.
+func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err error) {
+	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience)
+	if err != nil {
+		return err
+	}
+	starting, cancel := context.WithTimeout(ctx, startupPatience)
+	defer cancel()
+	if err := postgres.Wait(starting, i.pool); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		i.log.Warn("the database does not answer: deliveries are kept in the spool until it does", zap.Error(err))
+	} else if err := migrated(ctx, i.pool); err != nil {
+		return err
+	}
+	jobs, err := queue.NewInserter(i.pool, telemetry.Slog(i.log))
+	if err != nil {
+		return err
+	}
+	i.keeper.Committer = receive.NewCommitter(receive.CommitterOptions{
+		Pool: i.pool, Queue: jobs, MaxAttempts: i.config.MaxAttempts, Timeout: patience, Metrics: metrics, Log: i.log,
+	})
+	return nil
+}
+
+func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
+	c := i.config
+	proxies, err := gate.ParseProxies(c.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("TRUSTED_PROXIES: %w", err)
+	}
+	allowed, err := gate.ParseAllowList(c.AllowedCIDRs)
+	if err != nil {
+		return nil, fmt.Errorf("WEBHOOK_ALLOWED_CIDRS: %w", err)
+	}
+	secrets := make([]string, len(c.WebhookSecret))
+	for n, s := range c.WebhookSecret {
+		secrets[n] = s.Reveal()
+	}
+	return &receive.Handler{
+		Verifier: elevenlabs.NewVerifier(secrets, c.Tolerance()),
+		Keeper:   i.keeper,
+		Proxies:  proxies, Allowed: allowed,
+		Limits:     gate.NewLimits(gate.Rates{FailuresPerMinute: c.FailRPM, PerSecond: c.RateRPS, Burst: c.RateBurst}),
+		Bodies:     gate.NewBodies(gate.DefaultCapacity),
+		Pace:       gate.DefaultPace,
+		Rejections: i.refused,
+		MaxBody:    c.MaxBodyBytes,
+		TempDir:    filepath.Dir(c.SpoolPath),
+		Metrics:    metrics,
+		Log:        i.log,
+	}, nil
+}
+
 // router is the list of routes.
-func router(deliveries *receive.Handler, log *zap.Logger) *echo.Echo {
+func (i *Ingest) router(deliveries *receive.Handler) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = problem.Handler(log)
-	e.IPExtractor = echo.ExtractIPDirect()
+	e.HTTPErrorHandler = problem.Handler(i.log)
+	e.IPExtractor = func(r *http.Request) string { return deliveries.Proxies.ClientAddress(r).String() }
 	e.Use(requestID, middleware.RecoverWithConfig(middleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
-			log.Error("panic", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
+			i.log.Error("panic", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
 			return err
 		},
 	}))
@@ -118,7 +197,52 @@ func router(deliveries *receive.Handler, log *zap.Logger) *echo.Echo {
 	e.GET("/health", func(c echo.Context) error {
 		return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 	})
+	e.GET("/health/ready", i.ready)
 	return e
+}
+
+// readiness is what a balancer is told. It holds figures, no names.
+type readiness struct {
+	Status   string `json:"status"`   // ready, stopping, unable
+	Database string `json:"database"` // ok, away, none
+	Spool    struct {
+		Bytes     int64   `json:"bytes"`
+		Entries   int64   `json:"entries"`
+		OldestAge float64 `json:"oldest_age_s"`
+	} `json:"spool"`
+}
+
+// ready says whether this process takes deliveries: while it is not stopping
+// and there is a place to keep them.
+func (i *Ingest) ready(c echo.Context) error {
+	r := readiness{Status: "ready", Database: "none"}
+	if i.pool != nil {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), patience)
+		defer cancel()
+		r.Database = "ok"
+		if err := i.pool.Ping(ctx); err != nil {
+			r.Database = "away"
+		}
+	}
+	stats := i.spool.Stats()
+	r.Spool.Bytes, r.Spool.Entries, r.Spool.OldestAge = stats.Bytes, stats.Entries, stats.OldestAge.Seconds()
+	status := http.StatusOK
+	switch {
+	case i.stopping.Load():
+		r.Status, status = "stopping", http.StatusServiceUnavailable
+	case r.Database != "ok" && stats.Bytes >= i.config.SpoolMaxBytes:
+		r.Status, status = "unable", http.StatusServiceUnavailable
+	}
+	return c.JSON(status, r)
+}
+
+func registerSpool(r prometheus.Registerer, s *spool.Spool) {
+	gauge := func(name, help string, value func(spool.Stats) float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(s.Stats()) }))
+	}
+	gauge("postcall_spool_bytes", "Bytes that wait in the spool for the database.", func(s spool.Stats) float64 { return float64(s.Bytes) })
+	gauge("postcall_spool_entries", "Deliveries that wait in the spool for the database.", func(s spool.Stats) float64 { return float64(s.Entries) })
+	gauge("postcall_spool_oldest_age_seconds", "How long the oldest of them has waited.", func(s spool.Stats) float64 { return s.OldestAge.Seconds() })
 }
 
 // requestID gives each request an id, its sender's own if that is a sane one,
@@ -152,26 +276,47 @@ func (i *Ingest) URL() string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// Serve answers until the context ends, then finishes the requests it has
-// begun within the configured bound.
+// Serve answers until the context ends. Then it says so to the balancer, takes
+// deliveries for as long as that may take to be heard, finishes those that it
+// has begun, and only then stops committing and draining.
 func (i *Ingest) Serve(ctx context.Context) error {
-	defer i.Close()
+	defer i.Close() //nolint:contextcheck // closing goes on when the context has ended
 	i.log.Info("receiving", zap.String("url", i.URL()+receive.Path),
-		zap.Int("secrets", len(i.config.WebhookSecret)), zap.Bool("analyze_auto", i.config.AnalyzeAuto))
+		zap.Int("secrets", len(i.config.WebhookSecret)), zap.Bool("analyze_auto", i.config.AnalyzeAuto),
+		zap.Bool("database", i.pool != nil), zap.String("spool", i.config.SpoolPath))
+
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var wg sync.WaitGroup
+	if i.pool != nil {
+		wg.Go(func() { i.refused.Run(background) })
+		wg.Go(func() { i.keeper.Committer.Run(background) })
+		wg.Go(func() { i.spool.Run(background, i.keeper.Redeliver) })
+	}
+	if i.metrics != nil {
+		wg.Go(func() { i.metrics.Serve(background) })
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- i.server.Serve(i.listener) }()
 	select {
 	case err := <-ended:
+		end()
+		wg.Wait()
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	i.log.Info("stopping: no new deliveries are taken")
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), i.config.ShutdownTimeout())
+	i.stopping.Store(true)
+	i.log.Info("stopping")
+	delay := time.NewTimer(i.config.ReadinessDelay())
+	<-delay.C
+	bounded, cancel := context.WithTimeout(background, i.config.ShutdownTimeout())
 	defer cancel()
 	err := i.server.Shutdown(bounded)
 	if serveErr := <-ended; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
+	end()
+	wg.Wait()
 	return stopped(i.log, err)
 }
 
@@ -180,6 +325,18 @@ func (i *Ingest) Close() {
 	if i.listener != nil {
 		// Shutdown has closed it already, except where Serve was never reached.
 		_ = i.listener.Close()
+	}
+	if i.spool != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), i.config.ShutdownTimeout())
+		defer cancel()
+		if err := i.spool.Close(ctx); err != nil {
+			i.log.Error("closing the spool", zap.Error(err))
+		}
+	}
+	if i.audio != nil {
+		if err := i.audio.Close(); err != nil {
+			i.log.Error("closing the audio store", zap.Error(err))
+		}
 	}
 	if i.pool != nil {
 		i.pool.Close()

@@ -2,6 +2,8 @@ package app_test
 
 import (
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +45,33 @@ func (i *installation) process(name string) (*exec.Cmd, output) {
 	i.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	})
+	return cmd, out
+}
+
+// start runs ingest as a process on a port of its own and waits until it
+// receives.
+func (i *installation) start(name string) (*exec.Cmd, output) {
+	i.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		i.t.Fatal(err)
+	}
+	i.env["PORT"] = port
+	cmd, out := i.process(name)
+	i.reach("http://127.0.0.1:" + port)
+	eventually(i.t, func() string {
+		if i.status("/health") != http.StatusOK {
+			return name + " does not answer: " + out.String()
+		}
+		return ""
 	})
 	return cmd, out
 }
@@ -145,7 +174,7 @@ func TestKilledWorker(t *testing.T) {
 func TestMissingConfiguration(t *testing.T) {
 	t.Parallel()
 	for process, variables := range map[string][]string{
-		"ingest": {"DATABASE_URL", "WEBHOOK_SECRET"},
+		"ingest": {"WEBHOOK_SECRET"},
 		"worker": {"DATABASE_URL", "OPENAI_API_KEY", "ANALYZER=builtin"},
 	} {
 		i := &installation{t: t}

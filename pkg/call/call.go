@@ -79,6 +79,9 @@ type Event struct {
 	Payload json.RawMessage
 	RawBody []byte
 
+	// Audio is what was taken out of the payload into the audio store.
+	Audio []Audio
+
 	// EventID is the sender's own id of the event (older integrations only).
 	EventID string
 	// DedupKey is the identity of the event: see elevenlabs.Parse.
@@ -86,11 +89,23 @@ type Event struct {
 
 	Source    Source
 	RequestID string
+	// Secret is the position of the secret that the delivery was signed with,
+	// counted from 1; 0 for what came without a signature.
+	Secret int
 
 	State         State
 	Processed     bool
 	ProcessorNote string
 	ReceivedAt    time.Time
+}
+
+// Audio is a recording in the audio store: a row of call_audio.
+type Audio struct {
+	Kind        string // the payload's key that it came under, such as full_audio
+	Key         string // of the object in the store
+	ContentType string
+	Bytes       int64
+	SHA256      [32]byte
 }
 
 // Role is who speaks in a turn.

@@ -33,9 +33,10 @@ func (s Secret) Reveal() string { return string(s) }
 
 // Common is what every process reads.
 type Common struct {
-	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"ingest and worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database"`
+	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database; ingest without it keeps to its spool alone"`
 	LogLevel    string `env:"LOG_LEVEL, default=info" oneof:"debug,info,warn,error" desc:"The least level that is logged"`
 	LogFormat   string `env:"LOG_FORMAT, default=json" oneof:"json,console" desc:"json for machines, console for people"`
+	MetricsAddr string `env:"METRICS_ADDR" check:"host_port" desc:"Where Prometheus may fetch /metrics, as host:port; empty for nowhere"`
 	ShutdownMS  int    `env:"SHUTDOWN_TIMEOUT_MS, default=25000" min:"0" max:"600000" desc:"How long a stopping process may finish what it has begun; keep it below the orchestrator's own limit"`
 }
 
@@ -46,17 +47,29 @@ func (c Common) ShutdownTimeout() time.Duration { return milliseconds(c.Shutdown
 type Ingest struct {
 	Common
 
-	Port          int      `env:"PORT, default=3000" min:"0" max:"65535" desc:"The port to listen on; 0 takes a free one"`
-	BindAddr      string   `env:"BIND_ADDR, default=0.0.0.0" check:"ip" desc:"The address to listen on"`
-	WebhookSecret []Secret `env:"WEBHOOK_SECRET" check:"secrets" required:"ingest" desc:"The webhook's signing secret as ElevenLabs shows it (wsec_…); several, separated by commas, while one is rotated or for several workspaces"`
-	ToleranceSec  int      `env:"WEBHOOK_TOLERANCE_SEC, default=3600" min:"1" max:"86400" desc:"How old a signature may be, in seconds; ElevenLabs' last retry comes up to 44 minutes after the call"`
-	MaxBodyBytes  int64    `env:"WEBHOOK_MAX_BODY_BYTES, default=268435456" min:"1024" max:"1073741824" desc:"The largest delivery taken, in bytes; audio of a long call is tens of megabytes"`
-	AnalyzeAuto   bool     `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
-	MaxAttempts   int      `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+	Port           int      `env:"PORT, default=3000" min:"0" max:"65535" desc:"The port to listen on; 0 takes a free one"`
+	BindAddr       string   `env:"BIND_ADDR, default=0.0.0.0" check:"ip" desc:"The address to listen on"`
+	WebhookSecret  []Secret `env:"WEBHOOK_SECRET" check:"secrets" required:"ingest" desc:"The webhook's signing secret as ElevenLabs shows it (wsec_…); several, separated by commas, while one is rotated or for several workspaces"`
+	ToleranceSec   int      `env:"WEBHOOK_TOLERANCE_SEC, default=3600" min:"1" max:"86400" desc:"How old a signature may be, in seconds; ElevenLabs' last retry comes up to 44 minutes after the call"`
+	MaxBodyBytes   int64    `env:"WEBHOOK_MAX_BODY_BYTES, default=268435456" min:"1024" max:"1073741824" desc:"The largest delivery taken, in bytes; audio of a long call is tens of megabytes"`
+	ReadinessMS    int      `env:"READINESS_DELAY_MS, default=0" min:"0" max:"60000" desc:"How long a stopping ingest still takes deliveries while /health/ready already says no, so that a balancer can turn away; in milliseconds"`
+	AllowedCIDRs   []string `env:"WEBHOOK_ALLOWED_CIDRS" check:"allowed" desc:"Who may deliver: networks and addresses, and the word elevenlabs for the published addresses; empty for everybody who can sign"`
+	TrustedProxies []string `env:"TRUSTED_PROXIES" check:"networks" desc:"The proxies whose X-Forwarded-For is believed"`
+	RateRPS        int      `env:"WEBHOOK_RATE_RPS, default=200" min:"1" max:"1000000" desc:"Verified deliveries a second that an address may send for long"`
+	RateBurst      int      `env:"WEBHOOK_RATE_BURST, default=1000" min:"1" max:"1000000" desc:"Verified deliveries that an address may send at once"`
+	FailRPM        int      `env:"WEBHOOK_FAIL_RPM, default=30" min:"1" max:"1000000" desc:"Deliveries a minute that may fail verification from an address before it is answered 429"`
+	SpoolPath      string   `env:"SPOOL_PATH, default=logs/events.jsonl" check:"one_line" desc:"Where deliveries are kept while the database is away; on a disk that stays"`
+	SpoolMaxBytes  int64    `env:"SPOOL_MAX_BYTES, default=10737418240" min:"1048576" max:"1099511627776" desc:"How large the spool may grow, in bytes; beyond it deliveries are answered 503"`
+	AudioURL       string   `env:"AUDIO_URL, default=var/audio" check:"one_line" desc:"Where the calls' audio is kept: a directory, or s3://bucket?region=…, or mem:// for nowhere that stays"`
+	AnalyzeAuto    bool     `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
+	MaxAttempts    int      `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
 }
 
 // Tolerance is how old a signature may be.
 func (c Ingest) Tolerance() time.Duration { return time.Duration(c.ToleranceSec) * time.Second }
+
+// ReadinessDelay is how long a stopping ingest still takes deliveries.
+func (c Ingest) ReadinessDelay() time.Duration { return milliseconds(c.ReadinessMS) }
 
 // Worker is what the analysing process reads.
 type Worker struct {

@@ -74,7 +74,8 @@ func TestProblems(t *testing.T) {
 		err  error
 		want []string // the variables named, in any order; none for no error
 	}{
-		{"nothing set, ingest", ingest(nil), []string{"DATABASE_URL", "WEBHOOK_SECRET"}},
+		{"nothing set, ingest", ingest(nil), []string{"WEBHOOK_SECRET"}},
+		{"networks", ingest(with("WEBHOOK_ALLOWED_CIDRS", "elevenlabs,nowhere", "TRUSTED_PROXIES", "0.0.0.0/0")), []string{"WEBHOOK_ALLOWED_CIDRS", "TRUSTED_PROXIES"}},
 		{"nothing set, worker", worker(nil), []string{"DATABASE_URL", "OPENAI_API_KEY"}},
 		{"builtin needs no key", worker(map[string]string{"ANALYZER": "builtin", "DATABASE_URL": usable["DATABASE_URL"]}), nil},
 		{"everything wrong at once", ingest(with(

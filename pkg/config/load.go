@@ -15,6 +15,8 @@ import (
 
 	"github.com/nyaruka/phonenumbers"
 	"github.com/sethvargo/go-envconfig"
+
+	"postcall/pkg/gate"
 )
 
 // Lookuper finds a variable's value: the process's environment, or a map in
@@ -55,7 +57,6 @@ func (e *Error) Error() string {
 // *Error with all problems at once.
 func LoadIngest(ctx context.Context, from Lookuper) (Ingest, error) {
 	c, problems := load[Ingest](ctx, from)
-	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: ingest keeps deliveries in PostgreSQL. "+databaseHelp)
 	problems = missing(problems, "WEBHOOK_SECRET", len(c.WebhookSecret) == 0, "is not set: without it no delivery can be verified, and none would be taken. "+
 		"Copy it from ElevenLabs: Agents → Settings → Post-call webhook (wsec_…)")
 	return c, joined(problems)
@@ -240,6 +241,24 @@ var rules = map[string]struct {
 		return oneLine(s)
 	}},
 	"one_line": {"a text on one line", oneLine},
+	"host_port": {"host:port, such as 127.0.0.1:9090", func(s string) error {
+		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
+			return errors.New("is not an address with a port")
+		}
+		return nil
+	}},
+	"networks": {"networks and addresses separated by commas, such as 10.0.0.0/8, 192.0.2.1", func(s string) error {
+		if _, err := gate.ParseProxies([]string{s}); err != nil {
+			return errors.New("has an element that is no network of proxies")
+		}
+		return nil
+	}},
+	"allowed": {"networks and addresses separated by commas, such as 10.0.0.0/8, 192.0.2.1, and the word elevenlabs", func(s string) error {
+		if _, err := gate.ParseAllowList([]string{s}); err != nil {
+			return errors.New("has an element that is neither a network nor an address")
+		}
+		return nil
+	}},
 	"region": {"a country's two letters, such as RU or BY", func(s string) error {
 		if !phonenumbers.GetSupportedRegions()[s] {
 			return errors.New("is not a country")

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,40 +19,165 @@ type Kept struct {
 	Duplicate bool
 }
 
-// InsertEvent keeps an event. A second delivery of the same event (by
-// DedupKey) adds no row: it raises the first one's deliveries. Deliveries of
-// one event that come at once wait for the first one's transaction.
-func InsertEvent(ctx context.Context, tx pgx.Tx, e *call.Event) (Kept, error) {
-	var k Kept
-	err := tx.QueryRow(ctx, `
+// InsertEvents keeps events, each once. The answer has one entry for each
+// event, in their order. A repeated delivery of an event (by DedupKey), within
+// the list too, adds no row: it raises the first one's deliveries, unless it is
+// the very delivery that stands there (by RequestID), tried again because
+// nobody knew whether it had been kept. Deliveries of one event that come at
+// once wait for the first one's transaction.
+func InsertEvents(ctx context.Context, tx pgx.Tx, events []*call.Event) ([]Kept, error) {
+	// All transactions lock keys in one order, so that none can deadlock.
+	order := make([]*call.Event, len(events))
+	copy(order, events)
+	slices.SortStableFunc(order, func(a, b *call.Event) int { return strings.Compare(a.DedupKey, b.DedupKey) })
+
+	ids, err := insertNew(ctx, tx, order)
+	if err != nil {
+		return nil, err
+	}
+	var repeated []*call.Event
+	first := make(map[string]*call.Event, len(ids))
+	for _, e := range order {
+		if _, inserted := ids[e.DedupKey]; inserted && first[e.DedupKey] == nil {
+			first[e.DedupKey] = e
+			continue
+		}
+		repeated = append(repeated, e)
+	}
+	if len(repeated) > 0 {
+		if err := countRepeated(ctx, tx, repeated, ids); err != nil {
+			return nil, err
+		}
+	}
+	kept := make([]Kept, len(events))
+	for i, e := range events {
+		kept[i] = Kept{EventID: ids[e.DedupKey], Duplicate: first[e.DedupKey] != e}
+		if kept[i].EventID == 0 {
+			return nil, call.Errorf(call.Unavailable, "an event was deleted while its repetition was being counted")
+		}
+		if len(e.Audio) > 0 && !kept[i].Duplicate {
+			if err := insertAudio(ctx, tx, kept[i].EventID, e); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return kept, nil
+}
+
+// insertNew inserts the events whose key is new and returns their ids by key.
+func insertNew(ctx context.Context, tx pgx.Tx, events []*call.Event) (map[string]int64, error) {
+	n := len(events)
+	var (
+		types, keys, sources, states    = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+		agents, conversations, statuses = make([]*string, n), make([]*string, n), make([]*string, n)
+		eventIDs, requestIDs, notes     = make([]*string, n), make([]*string, n), make([]*string, n)
+		audio, userAudio, responseAudio = make([]*bool, n), make([]*bool, n), make([]*bool, n)
+		timestamps, secrets             = make([]int64, n), make([]*int16, n)
+		payloads                        = make([]string, n)
+		raws                            = make([][]byte, n)
+		processed                       = make([]bool, n)
+		received                        = make([]time.Time, n)
+	)
+	for i, e := range events {
+		types[i], keys[i], sources[i], states[i] = string(e.Type), e.DedupKey, string(e.Source), string(e.State)
+		agents[i], conversations[i], statuses[i] = null(e.AgentID), null(e.ConversationID), null(e.Status)
+		eventIDs[i], requestIDs[i], notes[i] = null(e.EventID), null(e.RequestID), null(e.ProcessorNote)
+		audio[i], userAudio[i], responseAudio[i] = e.HasAudio, e.HasUserAudio, e.HasResponseAudio
+		timestamps[i], payloads[i], raws[i] = e.Timestamp, string(e.Payload), e.RawBody
+		processed[i], received[i] = e.Processed, e.ReceivedAt
+		if e.Secret > 0 {
+			secrets[i] = new(int16(e.Secret))
+		}
+	}
+	rows, err := tx.Query(ctx, `
 		insert into webhook_events (
 			event_type, event_timestamp, agent_id, conversation_id, status,
 			has_audio, has_user_audio, has_response_audio,
-			payload, raw_body, event_id, dedup_key, source, request_id,
+			payload, raw_body, event_id, dedup_key, source, request_id, secret_position,
 			analysis_state, processed, processed_at, processor_note,
 			received_at, last_delivered_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-			case when $16 then $18::timestamptz end, $17, $18, $18)
+		select
+			type, ts, agent, conversation, status,
+			audio, user_audio, response_audio,
+			payload::jsonb, raw, event_id, key, source, request_id, secret,
+			state, processed, case when processed then received end, note,
+			received, received
+		from unnest(
+			$1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[],
+			$6::boolean[], $7::boolean[], $8::boolean[],
+			$9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::text[], $15::smallint[],
+			$16::text[], $17::boolean[], $18::text[], $19::timestamptz[])
+			as e(type, ts, agent, conversation, status, audio, user_audio, response_audio,
+				payload, raw, event_id, key, source, request_id, secret, state, processed, note, received)
 		on conflict (dedup_key) do nothing
-		returning id`,
-		e.Type, e.Timestamp, null(e.AgentID), null(e.ConversationID), null(e.Status),
-		e.HasAudio, e.HasUserAudio, e.HasResponseAudio,
-		e.Payload, e.RawBody, null(e.EventID), e.DedupKey, e.Source, null(e.RequestID),
-		e.State, e.Processed, null(e.ProcessorNote), e.ReceivedAt,
-	).Scan(&k.EventID)
-	if err == nil {
-		return k, nil
+		returning id, dedup_key`,
+		types, timestamps, agents, conversations, statuses,
+		audio, userAudio, responseAudio,
+		payloads, raws, eventIDs, keys, sources, requestIDs, secrets,
+		states, processed, notes, received)
+	if err != nil {
+		return nil, failed("inserting events", err)
 	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return Kept{}, failed("inserting an event", err)
+	return idsByKey(rows, make(map[string]int64, n))
+}
+
+// countRepeated counts deliveries of events that are there, and adds their ids.
+func countRepeated(ctx context.Context, tx pgx.Tx, events []*call.Event, ids map[string]int64) error {
+	n := len(events)
+	keys, requestIDs, received := make([]string, n), make([]*string, n), make([]time.Time, n)
+	for i, e := range events {
+		keys[i], requestIDs[i], received[i] = e.DedupKey, null(e.RequestID), e.ReceivedAt
 	}
-	k.Duplicate = true
-	err = tx.QueryRow(ctx, `
-		update webhook_events
-		set deliveries = deliveries + 1, last_delivered_at = $2
-		where dedup_key = $1
-		returning id`, e.DedupKey, e.ReceivedAt).Scan(&k.EventID)
-	return k, failed("counting a repeated delivery", err)
+	rows, err := tx.Query(ctx, `
+		with repeated as (
+			select key, array_agg(request_id) as request_ids, max(received) as received
+			from unnest($1::text[], $2::text[], $3::timestamptz[]) as r(key, request_id, received)
+			group by key
+		), there as (
+			select e.id, r.request_ids, r.received
+			from repeated r join webhook_events e on e.dedup_key = r.key
+			order by e.dedup_key
+			for update of e
+		)
+		update webhook_events e
+		set deliveries = deliveries + (
+				select count(*) from unnest(t.request_ids) as u(request_id)
+				where u.request_id is null or u.request_id is distinct from e.request_id),
+			last_delivered_at = greatest(e.last_delivered_at, t.received)
+		from there t
+		where e.id = t.id
+		returning e.id, e.dedup_key`, keys, requestIDs, received)
+	if err != nil {
+		return failed("counting repeated deliveries", err)
+	}
+	_, err = idsByKey(rows, ids)
+	return err
+}
+
+// insertAudio refers to an event's audio. An object that is referred to already
+// is that of an event which was there before and has been deleted since.
+func insertAudio(ctx context.Context, tx pgx.Tx, id int64, e *call.Event) error {
+	var b pgx.Batch
+	for _, a := range e.Audio {
+		b.Queue(`
+			insert into call_audio (event_id, agent_id, conversation_id, kind, object_key, content_type, bytes, sha256)
+			values ($1, $2, $3, $4, $5, $6, $7, $8)
+			on conflict (object_key) do update set event_id = excluded.event_id`,
+			id, null(e.AgentID), null(e.ConversationID), a.Kind, a.Key, a.ContentType, a.Bytes, a.SHA256[:])
+	}
+	return failed("referring to an event's audio", tx.SendBatch(ctx, &b).Close())
+}
+
+func idsByKey(rows pgx.Rows, ids map[string]int64) (map[string]int64, error) {
+	var (
+		id  int64
+		key string
+	)
+	_, err := pgx.ForEachRow(rows, []any{&id, &key}, func() error {
+		ids[key] = id
+		return nil
+	})
+	return ids, failed("reading the events' ids", err)
 }
 
 const eventColumns = `

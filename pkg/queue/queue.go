@@ -208,14 +208,23 @@ func Backoff(n int) time.Duration {
 	return wait*4/5 + rand.N(wait*2/5) //nolint:gosec // chance spreads the load, it keeps no secret
 }
 
-// InsertAnalyze enqueues the analysis of an event in tx. If one is waiting or
-// running already, nothing is added.
-func InsertAnalyze(ctx context.Context, c *Client, tx pgx.Tx, args Analyze, maxAttempts int, m Metadata) error {
-	_, err := c.InsertTx(ctx, tx, args, &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: m.Encode()})
-	if err != nil {
-		return fmt.Errorf("enqueueing the analysis: %w", err)
+// InsertAnalyses enqueues the analyses of events in tx. Where one is waiting
+// or running already, nothing is added.
+func InsertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob, maxAttempts int) error {
+	params := make([]river.InsertManyParams, len(jobs))
+	for i, j := range jobs {
+		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode()}}
+	}
+	if _, err := c.InsertManyTx(ctx, tx, params); err != nil {
+		return fmt.Errorf("enqueueing analyses: %w", err)
 	}
 	return nil
+}
+
+// AnalyzeJob is a job to be inserted.
+type AnalyzeJob struct {
+	Args     Analyze
+	Metadata Metadata
 }
 
 // ErrNotOwned means that a job has been given to another attempt meanwhile, so

@@ -4,60 +4,170 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
+	"postcall/pkg/audio"
 	"postcall/pkg/call"
+	"postcall/pkg/elevenlabs"
 	"postcall/pkg/postgres"
-	"postcall/pkg/queue"
+	"postcall/pkg/spool"
 )
 
 // Kept is what came of keeping an event.
 type Kept = postgres.Kept
 
-// Keeper commits events together with their jobs.
+// Keeper keeps deliveries whose signature holds: in the database, or in the
+// spool while that is away.
 type Keeper struct {
-	Pool  *pgxpool.Pool
-	Queue *queue.Client
+	Committer *Committer // nil without a database
+	Audio     *audio.Store
+	Spool     *spool.Spool
 	// Auto queues the analysis of every conversation as it arrives.
 	Auto bool
-	// MaxAttempts is how often an analysis is tried.
-	MaxAttempts int
-	// Timeout bounds the whole transaction, the wait for a connection included.
-	Timeout time.Duration
-	Log     *zap.Logger
+	// Patience is how long a delivery waits for the database, AudioPatience how
+	// long for the audio store.
+	Patience, AudioPatience time.Duration
+	// Large lets one body at a time that is neither small nor audio into memory.
+	Large chan struct{}
+	Log   *zap.Logger
 }
 
-// Keep stores an event and, if it carries a conversation, queues its analysis,
-// in one transaction. The error is always Unavailable: a delivery that was
+// Keep keeps a delivery. Once it is in the database, or fsynced to the spool,
+// there is no error. Otherwise the error is Unavailable: a delivery that was
 // verified is worth another try, whatever stood in its way.
+//
+// A sender that hangs up does not take a delivery back.
+func (k *Keeper) Keep(ctx context.Context, d *delivery, b *body) (*Answer, error) {
+	ctx = context.WithoutCancel(ctx)
+	kept, err := k.store(ctx, d, b, call.SourceWebhook)
+	if err == nil {
+		return &Answer{Status: "ok", EventID: &kept.EventID, Duplicate: kept.Duplicate}, nil
+	}
+	entry := spool.Entry{ReceivedAt: d.began, RequestID: d.requestID, Address: d.from(), Secret: d.secret}
+	if entry.File = b.path(); entry.File == "" {
+		entry.Body = b.memory.Bytes()
+	}
+	if serr := k.Spool.Append(ctx, entry); serr != nil {
+		return nil, &call.Error{
+			Code: call.Unavailable, Message: "The delivery could not be kept just now; please send it again.",
+			RetryAfter: 5 * time.Second, Err: errors.Join(err, serr),
+		}
+	}
+	if k.Committer != nil {
+		k.Log.Warn("the database could not take a delivery; it is in the spool",
+			zap.String("request_id", d.requestID), zap.Error(err))
+	}
+	return &Answer{Status: "ok", Spooled: true}, nil
+}
+
+// Redeliver stores what waited in the spool. An Unavailable error asks to come
+// back later; with any other the spool sets the entry aside for people.
+func (k *Keeper) Redeliver(ctx context.Context, entry spool.Entry) error {
+	if k.Committer == nil {
+		return call.Errorf(call.Unavailable, "there is no database")
+	}
+	b, err := openSpooled(entry)
+	if err != nil {
+		return err
+	}
+	d := &delivery{began: entry.ReceivedAt, requestID: entry.RequestID, secret: entry.Secret, bytes: b.size}
+	kept, err := k.store(ctx, d, b, call.SourceSpool)
+	if cerr := b.closeSpooled(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("storing a spooled delivery: %w", err)
+	}
+	k.Log.Info("delivery", zap.String("verdict", "drained"), zap.String("request_id", d.requestID),
+		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate),
+		zap.String("type", string(d.event.Type)), zap.String("conversation_id", d.event.ConversationID),
+		zap.Int64("bytes", d.bytes), zap.Duration("waited_ms", time.Since(entry.ReceivedAt)))
+	return nil
+}
+
+// store parses a delivery and commits its event.
 //
 // Should the database refuse the data itself, the event is kept all the same,
 // with nothing but its exact body.
-func (k *Keeper) Keep(ctx context.Context, e *call.Event, body []byte) (Kept, error) {
-	k.decide(e)
-	// A sender that hangs up does not take a delivery back.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.Timeout)
-	defer cancel()
-	kept, err := k.commit(ctx, e)
-	if _, refused := errors.AsType[*pgconn.PgError](err); refused && !postgres.Transient(err) {
-		k.Log.Error("the database refuses the event's data; it is kept as raw bytes",
-			zap.String("request_id", e.RequestID), zap.Error(err))
-		e.Type = call.TypeUnparseable
-		e.AgentID, e.ConversationID, e.Status, e.EventID = "", "", "", ""
-		e.Payload = json.RawMessage(`{"unparseable": "the body is in raw_body"}`)
-		e.RawBody = body
-		k.decide(e)
-		kept, err = k.commit(ctx, e)
+func (k *Keeper) store(ctx context.Context, d *delivery, b *body, source call.Source) (Kept, error) {
+	if k.Committer == nil {
+		return Kept{}, call.Errorf(call.Unavailable, "there is no database")
 	}
+	e, leave, err := k.event(ctx, d, b)
 	if err != nil {
-		return Kept{}, &call.Error{Code: call.Unavailable, Message: "The delivery could not be kept just now; please send it again.", RetryAfter: 5 * time.Second, Err: err}
+		return Kept{}, err
 	}
-	return kept, nil
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, k.Patience)
+	defer cancel()
+	e.Source, e.RequestID, e.Secret = source, d.requestID, d.secret
+	k.decide(&e)
+	d.event = e
+	kept, err := k.Committer.Commit(ctx, &e)
+	if err == nil || call.CodeOf(err) == call.Unavailable {
+		return kept, err
+	}
+	k.Log.Error("the database refuses the event's data; it is kept as raw bytes",
+		zap.String("request_id", e.RequestID), zap.Error(err))
+	raw, rerr := b.bytes()
+	if rerr != nil {
+		return Kept{}, errors.Join(err, rerr)
+	}
+	e = call.Event{
+		Type: call.TypeUnparseable, Timestamp: e.Timestamp, ReceivedAt: e.ReceivedAt, DedupKey: e.DedupKey,
+		Payload: json.RawMessage(`{"unparseable": "the body is in raw_body"}`), RawBody: raw,
+		Source: e.Source, RequestID: e.RequestID, Secret: e.Secret,
+	}
+	k.decide(&e)
+	d.event = e
+	return k.Committer.Commit(ctx, &e)
+}
+
+// event parses a delivery, having put its audio into the store. The body, or
+// what is left of it without the audio, stays in memory until leave is called;
+// one that is neither small nor audio waits for the one place there is for it.
+func (k *Keeper) event(ctx context.Context, d *delivery, b *body) (_ call.Event, leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, k.AudioPatience)
+	defer cancel()
+	leave = func() {}
+	defer func() {
+		if err != nil {
+			leave()
+		}
+	}()
+	x, err := audio.Extract(ctx, b.at(), b.size)
+	if err != nil {
+		return call.Event{}, leave, fmt.Errorf("looking for audio: %w", err)
+	}
+	if x.Size() > inMemory {
+		select {
+		case k.Large <- struct{}{}:
+			leave = func() { <-k.Large }
+		case <-ctx.Done():
+			return call.Event{}, leave, call.Errorf(call.Unavailable, "waiting for room for a large body: %w", context.Cause(ctx))
+		}
+	}
+	rest := b.bytes
+	if !x.Unchanged() {
+		rest = x.Body
+	}
+	text, err := rest()
+	if err != nil {
+		return call.Event{}, leave, err
+	}
+	e := elevenlabs.Parse(text, d.began)
+	objects, err := k.Audio.Save(ctx, e.DedupKey, x)
+	if err != nil {
+		return call.Event{}, leave, err
+	}
+	for _, o := range objects {
+		e.Audio = append(e.Audio, call.Audio{Kind: o.Kind, Key: o.Key, ContentType: o.ContentType, Bytes: o.Bytes, SHA256: o.SHA256})
+	}
+	e.ProcessorNote = x.Note
+	return e, leave, nil
 }
 
 // decide says what is to be done with an event.
@@ -65,22 +175,12 @@ func (k *Keeper) decide(e *call.Event) {
 	switch {
 	case !e.Type.Analysable():
 		e.State, e.Processed = call.StateSkipped, true
-		e.ProcessorNote = "no conversation in an event of this type"
+		if e.ProcessorNote == "" {
+			e.ProcessorNote = "no conversation in an event of this type"
+		}
 	case k.Auto:
 		e.State = call.StateQueued
 	default:
 		e.State = call.StateNone
 	}
-}
-
-func (k *Keeper) commit(ctx context.Context, e *call.Event) (kept Kept, err error) {
-	err = pgx.BeginFunc(ctx, k.Pool, func(tx pgx.Tx) error {
-		if kept, err = postgres.InsertEvent(ctx, tx, e); err != nil || kept.Duplicate || e.State != call.StateQueued {
-			return err
-		}
-		return queue.InsertAnalyze(ctx, k.Queue, tx,
-			queue.Analyze{EventID: kept.EventID, Trigger: call.TriggerAuto}, k.MaxAttempts,
-			queue.Metadata{RequestID: e.RequestID, ConversationID: e.ConversationID})
-	})
-	return kept, err
 }

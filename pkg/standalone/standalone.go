@@ -117,7 +117,7 @@ func (i *Installation) serve(ctx context.Context, o Options) error {
 	}
 	worker, err := app.NewWorker(ctx, i.Worker, workerLog)
 	if err != nil {
-		ingest.Close()
+		ingest.Close() //nolint:contextcheck // closing goes on when the context has ended
 		return err
 	}
 	i.URL = ingest.URL()
