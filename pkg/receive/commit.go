@@ -25,7 +25,7 @@ const (
 	maxShared = 64
 	// maxSharedBytes is from how many bytes on a transaction takes no further
 	// event: one large body should not hold up many small ones.
-	maxSharedBytes = 4 << 20
+	maxSharedBytes = 512 << 10
 	// maxWaiting is how many events may wait for a transaction. Beyond it the
 	// database is slower than what arrives.
 	maxWaiting = 1024

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof" //nolint:gosec // its handlers are mounted on this address alone
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,8 +22,9 @@ func Registry() *prometheus.Registry {
 	return r
 }
 
-// Metrics serves a registry on an address of its own, at /metrics, so that it
-// never stands beside what the world can reach.
+// Metrics serves a registry on an address of its own, at /metrics, and the
+// process's profiles under /debug/pprof, so that neither stands beside what the
+// world can reach.
 type Metrics struct {
 	server   *http.Server
 	listener net.Listener
@@ -38,8 +40,13 @@ func NewMetrics(ctx context.Context, addr string, r *prometheus.Registry, log *z
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{Registry: r}))
+	// Profiles tell an operator what a process is busy with. They hold the names
+	// of functions, no data; a heap dump, which would, is not among them.
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.Handle("GET /debug/pprof/heap", pprof.Handler("heap"))
+	mux.Handle("GET /debug/pprof/goroutine", pprof.Handler("goroutine"))
 	return &Metrics{
-		server:   &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, ErrorLog: zap.NewStdLog(log)},
+		server:   &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 2 * time.Minute, ErrorLog: zap.NewStdLog(log)},
 		listener: l, log: log,
 	}, nil
 }
