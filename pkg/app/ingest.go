@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"postcall/pkg/audio"
@@ -82,7 +81,6 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	if i.spool, err = spool.Open(spool.Options{Path: c.SpoolPath, MaxBytes: c.SpoolMaxBytes, Log: log}); err != nil {
 		return nil, fmt.Errorf("opening the spool (SPOOL_PATH): %w", err)
 	}
-	registerSpool(registry, i.spool)
 	if err := receive.RemoveAbandoned(filepath.Dir(c.SpoolPath)); err != nil {
 		return nil, err
 	}
@@ -113,6 +111,7 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log),
 	}
+	observe(registry, i.spool, handler, i.refused)
 	if c.MetricsAddr != "" {
 		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
 			return nil, err
@@ -234,15 +233,6 @@ func (i *Ingest) ready(c echo.Context) error {
 		r.Status, status = "unable", http.StatusServiceUnavailable
 	}
 	return c.JSON(status, r)
-}
-
-func registerSpool(r prometheus.Registerer, s *spool.Spool) {
-	gauge := func(name, help string, value func(spool.Stats) float64) {
-		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(s.Stats()) }))
-	}
-	gauge("postcall_spool_bytes", "Bytes that wait in the spool for the database.", func(s spool.Stats) float64 { return float64(s.Bytes) })
-	gauge("postcall_spool_entries", "Deliveries that wait in the spool for the database.", func(s spool.Stats) float64 { return float64(s.Entries) })
-	gauge("postcall_spool_oldest_age_seconds", "How long the oldest of them has waited.", func(s spool.Stats) float64 { return s.OldestAge.Seconds() })
 }
 
 // requestID gives each request an id, its sender's own if that is a sane one,

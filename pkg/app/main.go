@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -41,8 +42,16 @@ type server interface {
 	Serve(ctx context.Context) error
 }
 
+// ingestGC is how much ingest's memory may grow between two collections, in
+// percent: a fifth less than Go's default saves a tenth of the memory at full
+// load for a processor time that cannot be measured. GOGC overrides it.
+const ingestGC = 80
+
 // IngestMain is the whole of cmd/ingest.
 func IngestMain() int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(ingestGC)
+	}
 	return run("ingest", "takes ElevenLabs' post-call webhooks and keeps them in PostgreSQL",
 		func(ctx context.Context) (server, *zap.Logger, error) {
 			c, err := config.LoadIngest(ctx, config.Environment())

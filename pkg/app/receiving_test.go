@@ -17,8 +17,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"postcall/pkg/app"
+	"postcall/pkg/config"
 	"postcall/pkg/elevenlabs"
 	"postcall/pkg/localpg"
 	"postcall/pkg/pgtest"
@@ -134,6 +137,49 @@ func TestSpoolAlone(t *testing.T) {
 	i.env["DATABASE_URL"] = url
 	i.ingest()
 	i.once("conv_alone", 1)
+}
+
+// What an ingest without a database has left behind is drained by hand, once;
+// what a running one holds is left to it.
+func TestDrainByHand(t *testing.T) {
+	t.Parallel()
+	i := install(t, nil, nil)
+	url := i.env["DATABASE_URL"]
+	delete(i.env, "DATABASE_URL")
+	cmd, out := i.start("ingest")
+	const calls = 5
+	for n := range calls {
+		if a, err := i.deliver(callBody("conv_hand_" + strconv.Itoa(n))); err != nil || !a.spooled {
+			t.Fatalf("answered %+v, %v: %s", a, err, out)
+		}
+	}
+	i.env["DATABASE_URL"] = url
+	c, err := config.LoadDrain(t.Context(), config.Map(i.env, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := app.Drain(t.Context(), c, zap.NewNop(), nil)
+	if err != nil || held.Stored != 0 || held.Path == c.SpoolPath {
+		t.Errorf("beside a running process: %+v, %v", held, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	var last int64
+	d, err := app.Drain(t.Context(), c, zap.NewNop(), func(done, total int64) {
+		if done > total || done != last+1 {
+			t.Errorf("progress jumped from %d to %d of %d", last, done, total)
+		}
+		last = done
+	})
+	if err != nil || d != (app.Drained{Stored: calls, Path: c.SpoolPath}) || last != calls {
+		t.Errorf("drained %+v, %v; told of %d", d, err, last)
+	}
+	i.once("conv_hand_", calls)
+	if again, err := app.Drain(t.Context(), c, zap.NewNop(), nil); err != nil || again.Stored != 0 {
+		t.Errorf("drained again: %+v, %v", again, err)
+	}
 }
 
 // PostgreSQL is killed and restarted under load: what was answered 200 is

@@ -43,6 +43,16 @@ type Common struct {
 // ShutdownTimeout is how long a stopping process may finish what it has begun.
 func (c Common) ShutdownTimeout() time.Duration { return milliseconds(c.ShutdownMS) }
 
+// Keeping is what tells where deliveries are kept and what follows: of ingest,
+// and of the command that drains its spool.
+type Keeping struct {
+	SpoolPath     string `env:"SPOOL_PATH, default=logs/events.jsonl" check:"one_line" desc:"Where deliveries are kept while the database is away; on a disk that stays"`
+	SpoolMaxBytes int64  `env:"SPOOL_MAX_BYTES, default=10737418240" min:"1048576" max:"1099511627776" desc:"How large the spool may grow, in bytes; beyond it deliveries are answered 503"`
+	AudioURL      string `env:"AUDIO_URL, default=var/audio" check:"one_line" desc:"Where the calls' audio is kept: a directory, or s3://bucket?region=…, or mem:// for nowhere that stays"`
+	AnalyzeAuto   bool   `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
+	MaxAttempts   int    `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+}
+
 // Ingest is what the receiving process reads.
 type Ingest struct {
 	Common
@@ -58,11 +68,14 @@ type Ingest struct {
 	RateRPS        int      `env:"WEBHOOK_RATE_RPS, default=200" min:"1" max:"1000000" desc:"Verified deliveries a second that an address may send for long"`
 	RateBurst      int      `env:"WEBHOOK_RATE_BURST, default=1000" min:"1" max:"1000000" desc:"Verified deliveries that an address may send at once"`
 	FailRPM        int      `env:"WEBHOOK_FAIL_RPM, default=30" min:"1" max:"1000000" desc:"Deliveries a minute that may fail verification from an address before it is answered 429"`
-	SpoolPath      string   `env:"SPOOL_PATH, default=logs/events.jsonl" check:"one_line" desc:"Where deliveries are kept while the database is away; on a disk that stays"`
-	SpoolMaxBytes  int64    `env:"SPOOL_MAX_BYTES, default=10737418240" min:"1048576" max:"1099511627776" desc:"How large the spool may grow, in bytes; beyond it deliveries are answered 503"`
-	AudioURL       string   `env:"AUDIO_URL, default=var/audio" check:"one_line" desc:"Where the calls' audio is kept: a directory, or s3://bucket?region=…, or mem:// for nowhere that stays"`
-	AnalyzeAuto    bool     `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
-	MaxAttempts    int      `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+
+	Keeping
+}
+
+// Drain is what the command that drains the spool reads.
+type Drain struct {
+	Common
+	Keeping
 }
 
 // Tolerance is how old a signature may be.

@@ -72,6 +72,14 @@ func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 	return c, joined(problems)
 }
 
+// LoadDrain reads what draining a spool needs. The error is an *Error with all
+// problems at once.
+func LoadDrain(ctx context.Context, from Lookuper) (Drain, error) {
+	c, problems := load[Drain](ctx, from)
+	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: it says where the spooled deliveries go. "+databaseHelp)
+	return c, joined(problems)
+}
+
 // LoadCommon reads what a command needs that only talks to the database; it
 // may be without one.
 func LoadCommon(ctx context.Context, from Lookuper) (Common, error) {

@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"postcall/pkg/audio"
+	"postcall/pkg/config"
+	"postcall/pkg/postgres"
+	"postcall/pkg/queue"
+	"postcall/pkg/receive"
+	"postcall/pkg/spool"
+	"postcall/pkg/telemetry"
+)
+
+// Drained is what came of draining a spool by hand.
+type Drained struct {
+	Stored  int    // entries that are in the database now
+	Waiting int64  // entries that could not be handed over
+	Aside   int64  // entries that were moved to the .rejected file
+	Path    string // the journal that was taken; another than SPOOL_PATH while a process holds that
+}
+
+// Drain hands the deliveries that wait at SPOOL_PATH, and beside it those of
+// processes that are gone, to the database. What a running ingest holds is left
+// to it. progress is called after each entry with what is done and what was
+// there; it may be nil.
+func Drain(ctx context.Context, c config.Drain, log *zap.Logger, progress func(done, total int64)) (_ Drained, err error) {
+	pool, err := postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall spool drain", receiveConns, 2*patience)
+	if err != nil {
+		return Drained{}, err
+	}
+	defer pool.Close()
+	waiting, cancel := context.WithTimeout(ctx, startup)
+	defer cancel()
+	if err := postgres.Wait(waiting, pool); err != nil {
+		return Drained{}, err
+	}
+	if err := migrated(ctx, pool); err != nil {
+		return Drained{}, err
+	}
+	recordings, err := audio.Open(ctx, c.AudioURL)
+	if err != nil {
+		return Drained{}, fmt.Errorf("opening the audio store (AUDIO_URL): %w", err)
+	}
+	defer func() {
+		if cerr := recordings.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	journal, err := spool.Open(spool.Options{Path: c.SpoolPath, MaxBytes: c.SpoolMaxBytes, Log: log})
+	if err != nil {
+		return Drained{}, fmt.Errorf("opening the spool (SPOOL_PATH): %w", err)
+	}
+	defer func() {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout())
+		defer cancel()
+		if cerr := journal.Close(bounded); err == nil {
+			err = cerr
+		}
+	}()
+	jobs, err := queue.NewInserter(pool, telemetry.Slog(log))
+	if err != nil {
+		return Drained{}, err
+	}
+	keeper := &receive.Keeper{
+		Audio: recordings, Spool: journal, Auto: c.AnalyzeAuto,
+		Patience: patience, AudioPatience: audioPatience, Large: make(chan struct{}, 1), Log: log,
+		Committer: receive.NewCommitter(receive.CommitterOptions{
+			Pool: pool, Queue: jobs, MaxAttempts: c.MaxAttempts, Timeout: patience,
+			Metrics: receive.NewMetrics(telemetry.Registry()), Log: log,
+		}),
+	}
+	committing, end := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { keeper.Committer.Run(committing) })
+	defer func() { end(); wg.Wait() }()
+
+	var mu sync.Mutex
+	var done int64
+	stored, err := journal.Drain(ctx, func(ctx context.Context, e spool.Entry) error {
+		err := keeper.Redeliver(ctx, e)
+		if err == nil && progress != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			done++
+			// What is being handed over still counts as waiting.
+			progress(done, max(done, journal.Stats().Entries))
+		}
+		return err
+	})
+	stats := journal.Stats()
+	d := Drained{Stored: int(stats.Drained), Waiting: stats.Entries, Aside: stats.Rejected, Path: journal.Path()}
+	if err != nil {
+		return d, fmt.Errorf("after %d entries: %w", stored, err)
+	}
+	return d, nil
+}
