@@ -182,6 +182,27 @@ func TestDrainByHand(t *testing.T) {
 	}
 }
 
+// An event without its transcript says so and waits; the transcript that comes
+// later, in whatever form, is analysed.
+func TestTranscriptComesLater(t *testing.T) {
+	t.Parallel()
+	i := install(t, nil, nil)
+	i.ingest()
+	i.worker()
+	left := bytes.Replace(callBody("conv_later"), []byte(`"transcript":`), []byte(`"not_the_transcript":`), 1)
+	unreadable := []byte(`{"type":"post_call_transcription_otel","event_timestamp":1795000111,
+		"data":{"conversation_id":"conv_later","agent_id":"agent_1","otlp_traces":{"resourceSpans":[{"scopeSpans":"?"}]}}}`)
+	const waits = "; waiting for the import of the call"
+	for reason, body := range map[string][]byte{
+		"the sender left the transcript out" + waits: left,
+		"the traces hold no turns" + waits:           unreadable,
+	} {
+		i.wait("skipped: "+reason, `select analysis_state || ': ' || processor_note from webhook_events where id = $1`, i.send(body).EventID)
+	}
+	whole := bytes.Replace(callBody("conv_later"), []byte("1795000110"), []byte("1795000999"), 1)
+	i.wait("done", `select analysis_state from webhook_events where id = $1`, i.send(whole).EventID)
+}
+
 // PostgreSQL is killed and restarted under load: what was answered 200 is
 // there, once.
 func TestDatabaseKilledUnderLoad(t *testing.T) {

@@ -130,6 +130,9 @@ type Conversation struct {
 	// TurnsMissing says why Turns is empty where the reason is known, for
 	// example because the sender left the transcript out.
 	TurnsMissing string
+	// Incomplete says that the call may have a transcript which this event does
+	// not carry: importing the call brings it.
+	Incomplete bool
 
 	StartedAt   time.Time     // zero when unknown
 	Duration    time.Duration // 0 when unknown

@@ -70,6 +70,8 @@ func Conversation(eventType call.EventType, payload []byte) (*call.Conversation,
 		readTraces(c, traces)
 	} else {
 		c.Turns, c.TurnsMissing = turns(transcript, present)
+		list, isList := transcript.([]any)
+		c.Incomplete = len(c.Turns) == 0 && (!isList || len(list) > 0)
 	}
 	identify(c, asObject(member(client, "dynamic_variables")))
 	return c, nil

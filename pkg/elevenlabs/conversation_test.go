@@ -191,8 +191,9 @@ func TestTurnsMissing(t *testing.T) {
 		`{"data":{"transcript":null,"otlp_traces":{"resourceSpans":[]}}}`: "the traces hold no turns",
 	} {
 		c := converse(t, call.TypeTranscription, payload)
-		if c.TurnsMissing != want || c.Turns != nil || c.Spoken() {
-			t.Errorf("%s: %q, want %q", payload, c.TurnsMissing, want)
+		// Only an empty transcript is all that there is of a call.
+		if c.TurnsMissing != want || c.Turns != nil || c.Spoken() || c.Incomplete != (want != "the transcript is empty") {
+			t.Errorf("%s: %q, incomplete %t, want %q", payload, c.TurnsMissing, c.Incomplete, want)
 		}
 	}
 	if c := converse(t, call.TypeTranscriptionOTel, `{"data":{}}`); c.TurnsMissing != "the traces hold no turns" {
@@ -520,7 +521,7 @@ func TestOTelSummary(t *testing.T) {
 	same(t, c, &call.Conversation{
 		ID: "c", AgentID: "a", StartedAt: time.Unix(1795000000, 5e8).UTC(), Duration: 1500500 * time.Microsecond,
 		Successful: "failure", KnownName: "Ольга", Direction: "outbound", ExternalNumber: "+2", AgentNumber: "+1",
-		TurnsMissing: "the traces hold no turns",
+		TurnsMissing: "the traces hold no turns", Incomplete: true,
 	})
 	c = converse(t, call.TypeTranscriptionOTel, traces(spanText("a", "", "elevenlabs.conversation", `"1000000000"`, `"61000000000"`)))
 	if c.Duration != time.Minute {

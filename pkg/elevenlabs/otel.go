@@ -95,7 +95,7 @@ func readTraces(c *call.Conversation, traces any) {
 	}
 	attachTools(c, said, spans, byID, start)
 	if len(c.Turns) == 0 {
-		c.TurnsMissing = "the traces hold no turns"
+		c.TurnsMissing, c.Incomplete = "the traces hold no turns", true
 	}
 }
 

@@ -73,6 +73,9 @@ func (w *Analyze) analyse(ctx context.Context, job *river.Job[queue.Analyze]) (*
 		if conversation.TurnsMissing != "" {
 			reason = conversation.TurnsMissing
 		}
+		if conversation.Incomplete {
+			reason += "; waiting for the import of the call"
+		}
 		return nil, stepSkipped, w.skip(ctx, job, reason)
 	}
 	analysis, err := w.Analyzer.Analyze(ctx, conversation)
