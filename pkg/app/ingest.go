@@ -19,6 +19,8 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 	"go.uber.org/zap"
 
+	"postcall/pkg/access"
+	"postcall/pkg/admin"
 	"postcall/pkg/audio"
 	"postcall/pkg/config"
 	"postcall/pkg/elevenlabs"
@@ -42,6 +44,13 @@ const (
 
 	// receiveConns is the size of receiving's own pool.
 	receiveConns = 8
+	// peopleConns is the size of the pool for the API, and peopleStatement the
+	// longest that one of its statements may take.
+	peopleConns     = 4
+	peopleStatement = 10 * time.Second
+	// guessesPerMinute is how many requests without a valid token an address may
+	// make before it is answered 429.
+	guessesPerMinute = 30
 	// patience is how long a delivery waits for the database before it goes to
 	// the spool; audioPatience the same for the audio store.
 	patience      = time.Second
@@ -56,6 +65,7 @@ type Ingest struct {
 	config   config.Ingest
 	log      *zap.Logger
 	pool     *pgxpool.Pool // nil without DATABASE_URL
+	people   *pgxpool.Pool // for what people ask, apart from receiving's; nil like pool
 	audio    *audio.Store
 	spool    *spool.Spool
 	keeper   *receive.Keeper
@@ -102,8 +112,17 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	if err != nil {
 		return nil, err
 	}
+	tokens, err := access.ParseTokens(c.AdminTokens)
+	if err != nil {
+		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
+	}
+	api := &admin.API{
+		Tokens: tokens, Pool: i.people, Recordings: i.audio, Address: handler.Proxies.ClientAddress,
+		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
+		PerSecond: c.AdminRPS,
+	}
 	i.server = &http.Server{
-		Handler:           i.router(handler),
+		Handler:           i.router(handler, api),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -128,6 +147,10 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 // database sets receiving up to commit.
 func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err error) {
 	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience)
+	if err != nil {
+		return err
+	}
+	i.people, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest api", peopleConns, peopleStatement)
 	if err != nil {
 		return err
 	}
@@ -181,7 +204,7 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 }
 
 // router is the list of routes.
-func (i *Ingest) router(deliveries *receive.Handler) *echo.Echo {
+func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = problem.Handler(i.log)
@@ -197,6 +220,7 @@ func (i *Ingest) router(deliveries *receive.Handler) *echo.Echo {
 		return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 	})
 	e.GET("/health/ready", i.ready)
+	api.Register(e)
 	return e
 }
 
@@ -328,7 +352,9 @@ func (i *Ingest) Close() {
 			i.log.Error("closing the audio store", zap.Error(err))
 		}
 	}
-	if i.pool != nil {
-		i.pool.Close()
+	for _, pool := range []*pgxpool.Pool{i.pool, i.people} {
+		if pool != nil {
+			pool.Close()
+		}
 	}
 }

@@ -3,6 +3,7 @@ package app_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"postcall/pkg/access"
 	"postcall/pkg/app"
 	"postcall/pkg/config"
 	"postcall/pkg/elevenlabs"
@@ -72,6 +74,43 @@ func (i *installation) deliver(body []byte) (answer, error) {
 		return answer{}, fmt.Errorf("%s: %w", text, err)
 	}
 	return answer{resp.StatusCode, a.Spooled, a.EventID}, nil
+}
+
+// get asks for a path; the test closes the answer.
+func (i *installation) get(path string, header map[string]string) *http.Response {
+	i.t.Helper()
+	req, err := http.NewRequestWithContext(i.t.Context(), http.MethodGet, i.url+path, nil)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	for name, value := range header {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
+	}
+	resp, err := i.post.Client.Do(req)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return resp
+}
+
+// jsonText is a text inside a JSON body.
+func jsonText(t *testing.T, body []byte, path ...string) string {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(body, &v); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range path {
+		o, _ := v.(map[string]any)
+		v = o[name]
+	}
+	s, ok := v.(string)
+	if !ok {
+		t.Fatalf("there is no text at %v", path)
+	}
+	return s
 }
 
 // once checks that each of the calls was kept exactly once and has one job.
@@ -622,7 +661,11 @@ func TestLimits(t *testing.T) {
 func TestAudio(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	i := install(t, nil, map[string]string{"AUDIO_URL": dir})
+	viewer, err := access.NewToken("anna", access.Viewer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := install(t, nil, map[string]string{"AUDIO_URL": dir, "ADMIN_TOKENS": viewer.Entry()})
 	i.ingest()
 	body, err := os.ReadFile("../elevenlabs/testdata/made/26-made-audio-valid-mp3.json")
 	if err != nil {
@@ -641,10 +684,85 @@ func TestAudio(t *testing.T) {
 	if got := i.text(`select count(*) from call_audio`); got != "1" {
 		t.Errorf("%s rows of audio after a repeat", got)
 	}
+	// A player fetches it by range, by the event of the transcript too, and
+	// nobody hears it without a token.
+	conversation := i.text(`select conversation_id from webhook_events where id = $1`, a.EventID)
+	spoken := callBody(conversation)
+	spoken = bytes.Replace(spoken, []byte("agent_1"), []byte(i.text(`select agent_id from webhook_events where id = $1`, a.EventID)), 1)
+	transcript := i.send(spoken)
+	want, err := base64.StdEncoding.DecodeString(jsonText(t, body, "data", "full_audio"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []int64{a.EventID, transcript.EventID} {
+		for _, ask := range []struct {
+			token, ranges string
+			status        int
+			body          []byte
+		}{
+			{"", "", http.StatusUnauthorized, nil},
+			{"Bearer pcl_wrong", "", http.StatusUnauthorized, nil},
+			{"Basic " + viewer.Plain, "", http.StatusUnauthorized, nil},
+			{"Bearer " + viewer.Plain, "", http.StatusOK, want},
+			{"Bearer " + viewer.Plain, "bytes=10-19", http.StatusPartialContent, want[10:20]},
+			{"Bearer " + viewer.Plain, "bytes=-5", http.StatusPartialContent, want[len(want)-5:]},
+			{"Bearer " + viewer.Plain, fmt.Sprintf("bytes=%d-", len(want)), http.StatusRequestedRangeNotSatisfiable, nil},
+		} {
+			resp := i.get(fmt.Sprintf("/api/events/%d/audio", id), map[string]string{"Authorization": ask.token, "Range": ask.ranges})
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != ask.status || ask.body != nil && !bytes.Equal(got, ask.body) {
+				t.Errorf("%s, %s: %d, %d bytes, %v", ask.token, ask.ranges, resp.StatusCode, len(got), err)
+			}
+		}
+	}
+	if resp := i.get("/api/events/999999/audio", map[string]string{"Authorization": "Bearer " + viewer.Plain}); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("audio of no event: %d", resp.StatusCode)
+	}
 	// Broken audio is kept too, and says what is wrong.
 	broken := strings.NewReplacer(`"full_audio": "`, `"full_audio": "%%%`, `"conversation_id": "`, `"conversation_id": "broken_`)
 	b := i.send([]byte(broken.Replace(string(body))))
 	if note := i.text(`select processor_note from webhook_events where id = $1`, b.EventID); !strings.Contains(note, "base64") {
 		t.Errorf("note %q", note)
 	}
+}
+
+// Who guesses tokens is slowed down; who has one from the same address is not.
+func TestGuessing(t *testing.T) {
+	t.Parallel()
+	viewer, err := access.NewToken("anna", access.Viewer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := install(t, nil, map[string]string{"ADMIN_TOKENS": viewer.Entry(), "ADMIN_RATE_RPS": "5"})
+	i.ingest()
+	const path = "/api/events/1/audio"
+	statuses := map[int]int{}
+	for range 40 {
+		resp := i.get(path, map[string]string{"Authorization": "Bearer pcl_guess"})
+		resp.Body.Close()
+		statuses[resp.StatusCode]++
+		if resp.StatusCode == http.StatusUnauthorized && resp.Header.Get("WWW-Authenticate") == "" {
+			t.Error("401 does not say how to sign in")
+		}
+		if resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") == "" {
+			t.Error("429 does not say for how long")
+		}
+	}
+	if statuses[http.StatusUnauthorized] < 30 || statuses[http.StatusTooManyRequests] == 0 || len(statuses) != 2 {
+		t.Errorf("guesses were answered %v", statuses)
+	}
+	resp := i.get(path, map[string]string{"Authorization": "Bearer " + viewer.Plain})
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the token's holder was answered %d", resp.StatusCode)
+	}
+	for range 30 {
+		resp := i.get(path, map[string]string{"Authorization": "Bearer " + viewer.Plain})
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("a token has no limit")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nyaruka/phonenumbers"
 	"github.com/sethvargo/go-envconfig"
 
+	"postcall/pkg/access"
 	"postcall/pkg/gate"
 )
 
@@ -264,6 +265,12 @@ var rules = map[string]struct {
 	"allowed": {"networks and addresses separated by commas, such as 10.0.0.0/8, 192.0.2.1, and the word elevenlabs", func(s string) error {
 		if _, err := gate.ParseAllowList([]string{s}); err != nil {
 			return errors.New("has an element that is neither a network nor an address")
+		}
+		return nil
+	}},
+	"tokens": {"entries name:role:sha256 separated by commas, as postcall token new prints them", func(s string) error {
+		if _, err := access.ParseTokens([]string{s}); err != nil {
+			return errors.New("has an element that is no such entry")
 		}
 		return nil
 	}},

@@ -1,0 +1,125 @@
+// Package admin is the REST API for people and programs with a token.
+package admin
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+	"golang.org/x/time/rate"
+
+	"postcall/pkg/access"
+	"postcall/pkg/call"
+	"postcall/pkg/gate"
+	"postcall/pkg/postgres"
+)
+
+// answerTime bounds what a request may do in the database. How long its answer
+// takes to be read is the listener's business.
+const answerTime = 10 * time.Second
+
+// Recordings is where the calls' audio is.
+type Recordings interface {
+	Serve(w http.ResponseWriter, r *http.Request, key string) error
+}
+
+// API answers under /api. Nothing of it is open: without tokens everybody is
+// refused.
+type API struct {
+	Tokens access.Tokens
+	// Pool is not receiving's: nothing that is asked here takes a connection
+	// from it. Nil without a database.
+	Pool       *pgxpool.Pool
+	Recordings Recordings
+	Address    func(r *http.Request) netip.Addr
+	// Guesses limits what an address may try that is no token: Limits.Failed.
+	Guesses *gate.Limits
+	// PerSecond is how many requests a token may make for long.
+	PerSecond int
+}
+
+// Register adds the routes.
+func (a *API) Register(e *echo.Echo) {
+	g := e.Group("/api", a.limitGuesses, a.limitTokens())
+	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))
+}
+
+const identityKey = "identity"
+
+// limitGuesses lets in who shows a token. Failure policy: an address that has
+// guessed too often is answered 429 for what is no token; one that is a token
+// is always looked at, so that nobody can lock others out.
+func (a *API) limitGuesses(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		c.Response().Header().Set("Cache-Control", "no-store")
+		scheme, token, _ := strings.Cut(c.Request().Header.Get(echo.HeaderAuthorization), " ")
+		if who, ok := a.Tokens.Find(strings.TrimSpace(token)); ok && strings.EqualFold(scheme, "Bearer") {
+			c.Set(identityKey, who)
+			return next(c)
+		}
+		if retryAfter, ok := a.Guesses.Failed(a.Address(c.Request())); !ok {
+			return &call.Error{Code: call.RateLimited, Message: "Too many requests without a valid token from this address.", RetryAfter: retryAfter}
+		}
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="postcall"`)
+		return call.Errorf(call.Unauthorized, "Send a token: Authorization: Bearer pcl_…; `postcall token new` makes one.")
+	}
+}
+
+func (a *API) limitTokens() echo.MiddlewareFunc {
+	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
+		Store: middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
+			Rate: rate.Limit(a.PerSecond), Burst: 2 * a.PerSecond, ExpiresIn: 10 * time.Minute,
+		}),
+		IdentifierExtractor: func(c echo.Context) (string, error) { return identity(c).Name, nil },
+		DenyHandler: func(echo.Context, string, error) error {
+			return &call.Error{Code: call.RateLimited, Message: "Too many requests with this token; ADMIN_RATE_RPS allows them.", RetryAfter: time.Second}
+		},
+	})
+}
+
+// require lets roles in from the least one on.
+func (a *API) require(least access.Role) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if !identity(c).Role.May(least) {
+				return call.Errorf(call.Forbidden, "This takes the role %s or a higher one.", least)
+			}
+			if a.Pool == nil {
+				return call.Errorf(call.Unavailable, "There is no database: DATABASE_URL is not set.")
+			}
+			return next(c)
+		}
+	}
+}
+
+func identity(c echo.Context) access.Identity {
+	who, _ := c.Get(identityKey).(access.Identity)
+	return who
+}
+
+// audio plays the recording of an event's call, whole or by range: that of the
+// event itself, else the newest that came for the same conversation. ?kind=
+// chooses another than full_audio.
+func (a *API) audio(c echo.Context) error {
+	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
+	if err != nil {
+		return call.Errorf(call.Invalid, "The id of an event is a number.")
+	}
+	kind := c.QueryParam("kind")
+	if kind == "" {
+		kind = "full_audio"
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
+	defer cancel()
+	key, err := postgres.AudioOf(ctx, a.Pool, id, kind)
+	if err != nil {
+		return err
+	}
+	return a.Recordings.Serve(c.Response(), c.Request(), key)
+}
