@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -765,4 +766,35 @@ func TestGuessing(t *testing.T) {
 		}
 	}
 	t.Error("a token has no limit")
+}
+
+// A sender that hangs up before its answer takes nothing back, also when the
+// database is away at that moment.
+func TestSenderHangsUp(t *testing.T) {
+	t.Parallel()
+	i, server := private(t, nil)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	i.ingest()
+	address := strings.TrimPrefix(i.url, "http://")
+	const calls = 20
+	for n := range calls {
+		body := callBody("conv_hung_up_" + strconv.Itoa(n))
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(conn, "POST /webhook/elevenlabs HTTP/1.1\r\nHost: %s\r\n%s: %s\r\nContent-Length: %d\r\n\r\n%s",
+			address, elevenlabs.SignatureHeader, elevenlabs.Sign(secret, time.Now(), body), len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i.once("conv_hung_up_", calls)
 }
