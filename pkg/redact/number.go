@@ -1,0 +1,332 @@
+package redact
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nyaruka/phonenumbers"
+)
+
+// group is a stretch of digits, or of words that say one number ("сто двадцать
+// три"), at a place of the text.
+type group struct {
+	digits     string
+	start, end int
+	plus       bool // a plus stands before it
+	glued      bool // a letter stands right beside it: a code, not a number
+	apart      bool // what stands between it and the group before is more than a separator
+}
+
+// A window of groups that is one piece of data has at most so many digits.
+const maxDigits = 19
+
+// numbers finds what consists of digits, outside the spans that are taken.
+func numbers(s string, taken []Span) []Span {
+	groups := groupsOf(s, taken)
+	var found []Span
+	for i := 0; i < len(groups); i++ {
+		var best Span
+		last := i
+		digits := ""
+		for j := i; j < len(groups) && (j == i || !groups[j].apart) && !groups[j].glued; j++ {
+			if j > i && groups[j].plus { // a plus begins another number
+				break
+			}
+			if len(digits)+len(groups[j].digits) > maxDigits {
+				break
+			}
+			digits += groups[j].digits
+			if kind, identity := classify(s, groups[i:j+1], digits); kind != "" {
+				best, last = Span{kind, groups[i].start, groups[j].end, identity}, j
+			}
+		}
+		if best.Kind != "" {
+			found = append(found, best)
+			i = last
+		}
+	}
+	return found
+}
+
+// classify says what a window of groups is, "" if it is nothing personal.
+func classify(s string, window []group, digits string) (kind Kind, identity string) {
+	before := s[:window[0].start]
+	switch n := len(digits); {
+	case n >= 13 && strings.ContainsRune("23456", rune(digits[0])) && cardShaped(window) && luhn(digits):
+		return Card, digits
+	case n == 10 && passportShaped(window) && near(before, "паспорт", "passport", "серия", "серии"):
+		return Passport, digits
+	case n == 11 && snils(digits) && (shaped(window, 3, 3, 3, 2) || near(before, "снилс")):
+		return SNILS, digits
+	case n == 12 && len(window) == 1 && inn12(digits), n == 10 && inn10(digits) && near(before, "инн"):
+		return INN, digits
+	}
+	if e164, ok := phone(before, window, digits); ok {
+		return Phone, e164
+	}
+	return "", ""
+}
+
+// phone reads digits as a phone number. Without a plus only the forms of Russia
+// and Belarus count; without a country code a mobile one of Russia, and others
+// only behind a word that announces a number.
+func phone(before string, window []group, digits string) (e164 string, ok bool) {
+	n := len(digits)
+	var text, region string
+	switch {
+	case window[0].plus && n >= 8 && n <= 15:
+		text = "+" + digits
+	case n == 11 && (digits[0] == '7' || digits[0] == '8'):
+		text, region = digits, "RU"
+		if strings.HasPrefix(digits, "80") {
+			region = "BY"
+		}
+	case n == 12 && strings.HasPrefix(digits, "375"):
+		text = "+" + digits
+	case n == 10 && digits[0] == '9':
+		text, region = digits, "RU"
+	case n == 10 && announced(before):
+		text, region = digits, "RU"
+	case n == 9 && announced(before):
+		text, region = digits, "BY"
+	default:
+		return "", false
+	}
+	number, err := phonenumbers.Parse(text, region)
+	if err != nil || !phonenumbers.IsValidNumber(number) {
+		return "", false
+	}
+	return phonenumbers.Format(number, phonenumbers.E164), true
+}
+
+func announced(before string) bool {
+	return near(before, "телефон", "номер", "звон", "набер", "phone", "number", "call", "whatsapp", "ватсап", "вотсап", "телеграм", "viber", "вайбер")
+}
+
+// context is how far before a number the word may stand that says what it is,
+// in bytes.
+const context = 80
+
+func near(before string, words ...string) bool {
+	at := max(0, len(before)-context)
+	for at < len(before) && !utf8.RuneStart(before[at]) {
+		at++
+	}
+	text := strings.ToLower(before[at:])
+	for _, w := range words {
+		if strings.Contains(text, w) {
+			return true
+		}
+	}
+	return false
+}
+
+func shaped(window []group, sizes ...int) bool {
+	if len(window) != len(sizes) {
+		return false
+	}
+	for i, g := range window {
+		if len(g.digits) != sizes[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// passportShaped is 4 and 6 digits, in any of the ways they are said.
+func passportShaped(window []group) bool {
+	return len(window) == 1 || shaped(window, 4, 6) || shaped(window, 2, 2, 6) || shaped(window, 2, 2, 3, 3) || shaped(window, 4, 3, 3)
+}
+
+// cardShaped keeps a row of prices or dates from being a card: cards are
+// written in one piece, in fours, or as American Express does.
+func cardShaped(window []group) bool {
+	if len(window) == 1 || shaped(window, 4, 6, 5) {
+		return true
+	}
+	for i, g := range window {
+		if len(g.digits) != 4 && (i < len(window)-1 || len(g.digits) > 4) {
+			return false
+		}
+	}
+	return true
+}
+
+func luhn(digits string) bool {
+	sum := 0
+	for i := range len(digits) {
+		d := int(digits[len(digits)-1-i] - '0')
+		if i%2 == 1 {
+			if d *= 2; d > 9 {
+				d -= 9
+			}
+		}
+		sum += d
+	}
+	return sum%10 == 0
+}
+
+// weighted is the sum of the digits, each times its weight.
+func weighted(digits string, weights ...int) (sum int) {
+	for i, w := range weights {
+		sum += int(digits[i]-'0') * w
+	}
+	return sum
+}
+
+// Control digits by the Federal Tax Service's order of 2012 (INN) and the
+// Pension Fund's rules (SNILS).
+func inn10(d string) bool {
+	return weighted(d, 2, 4, 10, 3, 5, 9, 4, 6, 8)%11%10 == int(d[9]-'0')
+}
+
+func inn12(d string) bool {
+	return weighted(d, 7, 2, 4, 10, 3, 5, 9, 4, 6, 8)%11%10 == int(d[10]-'0') &&
+		weighted(d, 3, 7, 2, 4, 10, 3, 5, 9, 4, 6, 8)%11%10 == int(d[11]-'0')
+}
+
+func snils(d string) bool {
+	control := weighted(d, 9, 8, 7, 6, 5, 4, 3, 2, 1) % 101 % 100
+	return d[:9] > "001001998" && control == int(d[9]-'0')*10+int(d[10]-'0')
+}
+
+// groupsOf reads a text as groups: runs of digits, and number words put
+// together.
+func groupsOf(s string, taken []Span) []group {
+	var groups []group
+	plus, plusAt := false, 0
+	apart := true
+	masked := 0 // the end of the span that was left out last
+	add := func(digits string, start, end int, glued bool) {
+		g := group{digits: digits, start: start, end: end, plus: plus, glued: glued, apart: apart}
+		if plus {
+			g.start = plusAt
+		}
+		groups = append(groups, g)
+		plus, apart = false, false
+	}
+	var words said
+	flush := func() {
+		if words.digits != "" {
+			add(words.digits, words.start, words.end, false)
+		}
+		words = said{}
+	}
+	for i := 0; i < len(s); {
+		if len(taken) > 0 && i >= taken[0].Start {
+			flush()
+			i, taken, apart, plus = max(i, taken[0].End), taken[1:], true, false
+			masked = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r >= '0' && r <= '9':
+			flush()
+			end := i
+			for end < len(s) && s[end] >= '0' && s[end] <= '9' {
+				end++
+			}
+			next, _ := utf8.DecodeRuneInString(s[end:])
+			previous, _ := utf8.DecodeLastRuneInString(s[:i])
+			// What is masked is no neighbour: it will be a placeholder.
+			glued := i > masked && word(previous) || word(next) && (len(taken) == 0 || end < taken[0].Start)
+			add(s[i:end], i, end, glued)
+			i = end
+		case word(r):
+			end := i
+			for end < len(s) {
+				c, n := utf8.DecodeRuneInString(s[end:])
+				if !word(c) {
+					break
+				}
+				end += n
+			}
+			switch text := strings.ToLower(s[i:min(end, i+maxWord)]); {
+			case text == "плюс" || text == "plus":
+				flush()
+				plus, plusAt = true, i
+			case words.take(text, i, end):
+			default:
+				flush()
+				if !words.take(text, i, end) {
+					apart, plus = true, false
+				}
+			}
+			i = end
+		case r == '+':
+			flush()
+			plus, plusAt = true, i
+			i += size
+		default:
+			if !strings.ContainsRune(" \t\n\r().,-–—…\u00a0", r) {
+				flush()
+				apart, plus = true, false
+			}
+			i += size
+		}
+	}
+	flush()
+	return groups
+}
+
+// maxWord is more than the longest number word has, in bytes.
+const maxWord = 40
+
+func word(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsMark(r) }
+
+// said puts number words together: hundreds, then tens, then units, as one
+// number; anything else begins the next.
+type said struct {
+	digits     string
+	value      int
+	room       int // the next word must be below this
+	start, end int
+}
+
+// take adds a word if it belongs to the number that is being said.
+func (n *said) take(text string, start, end int) bool {
+	if zeros(text) && n.value >= 2 && n.value <= 6 && n.digits != "" && len(n.digits) == 1 { // "три ноля"
+		n.digits, n.room, n.end = strings.Repeat("0", n.value), 0, end
+		return true
+	}
+	value, ok := spoken[text]
+	switch {
+	case !ok:
+		return false
+	case n.digits == "":
+		n.start = start
+	case value == 0 || value >= n.room:
+		return false
+	}
+	n.value += value
+	n.end = end
+	n.digits = strconv.Itoa(n.value)
+	switch {
+	case value >= 100:
+		n.room = 100
+	case value >= 20:
+		n.room = 10
+	default:
+		n.room = 0
+	}
+	return true
+}
+
+func zeros(text string) bool {
+	return text == "ноля" || text == "нуля" || text == "нолей" || text == "нулей"
+}
+
+// spoken are the number words as they are said in numbers.
+var spoken = map[string]int{
+	"ноль": 0, "нуль": 0, "один": 1, "одна": 1, "два": 2, "две": 2, "три": 3, "четыре": 4, "пять": 5, "шесть": 6, "семь": 7,
+	"восемь": 8, "девять": 9, "десять": 10, "одиннадцать": 11, "двенадцать": 12, "тринадцать": 13, "четырнадцать": 14,
+	"пятнадцать": 15, "шестнадцать": 16, "семнадцать": 17, "восемнадцать": 18, "девятнадцать": 19,
+	"двадцать": 20, "тридцать": 30, "сорок": 40, "пятьдесят": 50, "шестьдесят": 60, "семьдесят": 70, "восемьдесят": 80, "девяносто": 90,
+	"сто": 100, "двести": 200, "триста": 300, "четыреста": 400, "пятьсот": 500, "шестьсот": 600, "семьсот": 700, "восемьсот": 800, "девятьсот": 900,
+	"zero": 0, "oh": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+	"eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
+	"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}
