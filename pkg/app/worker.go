@@ -3,6 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,6 +20,7 @@ import (
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
 	"postcall/pkg/telemetry"
+	"postcall/pkg/throttle"
 	"postcall/pkg/work"
 )
 
@@ -30,6 +34,10 @@ type Worker struct {
 	log    *zap.Logger
 	pool   *pgxpool.Pool
 	client *queue.Client
+
+	throttle *throttle.Throttle
+	breaker  *work.Breaker
+	metrics  *telemetry.Metrics // nil without METRICS_ADDR
 }
 
 // NewWorker connects and sets the jobs up; none runs before Serve.
@@ -53,12 +61,20 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	if err := migrated(starting, w.pool); err != nil {
 		return nil, err
 	}
-	analyzer, limit, err := analyzer(c)
+	w.throttle = throttle.New(throttle.Options{
+		Pool: w.pool, Name: queue.QueueAnalyze, Places: places(c), Gap: c.MinGap(), Log: log,
+	})
+	analyzer, limit, err := analyzer(c, w.throttle)
 	if err != nil {
 		return nil, err
 	}
+	w.breaker = &work.Breaker{Pool: w.pool, Analyzer: analyzer, By: name(), Probing: work.DefaultProbing, Log: log}
+	registry := telemetry.Registry()
 	workers := river.NewWorkers()
-	analyses := &work.Analyze{Pool: w.pool, Analyzer: analyzer, Log: log, Limit: limit}
+	analyses := &work.Analyze{
+		Pool: w.pool, Analyzer: analyzer, Throttle: w.throttle, Breaker: w.breaker,
+		Metrics: work.NewMetrics(registry), Log: log, Limit: limit,
+	}
 	if c.MarkdownEnabled {
 		analyses.Exports = append(analyses.Exports, func(id int64) river.JobArgs { return queue.Markdown{AnalysisID: id} })
 	}
@@ -71,34 +87,75 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	river.AddWorker(workers, &work.Reconcile{Pool: w.pool, Log: log})
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
 		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
-		Timeout: max(limit, time.Minute), SoftStop: c.ShutdownTimeout(),
+		Timeout: max(work.AnalyzeTimeout(limit, w.throttle), time.Minute), SoftStop: c.ShutdownTimeout(),
 	})
 	if err != nil {
 		return nil, err
 	}
+	if c.MetricsAddr != "" {
+		if w.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
-// analyzer makes the configured analyser and says how long one of its jobs may
+// name is how this worker is named to people.
+func name() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
+// turnWait bounds how long a request may wait for its turn.
+const turnWait = 5 * time.Minute
+
+// places is how many analyses run at once, in all workers together. With a long
+// time between starts, more of them than come to their turn within a bound
+// would only wait.
+func places(c config.Worker) int {
+	if c.MinGap() == 0 {
+		return c.MaxConcurrency
+	}
+	return min(c.MaxConcurrency, int(turnWait/c.MinGap()))
+}
+
+// analyzer makes the configured analyser and says how long one analysis may
 // take.
-func analyzer(c config.Worker) (analyze.Analyzer, time.Duration, error) {
+func analyzer(c config.Worker, t *throttle.Throttle) (analyze.Analyzer, time.Duration, error) {
 	if c.Analyzer == "builtin" {
 		return builtin.New(builtin.Options{DefaultRegion: c.PhoneRegion}), time.Minute, nil
 	}
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
+	transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
+	// A request waits for its turn within its time-out, which is longer by that:
+	// everybody's turn comes before one's own, at worst.
+	timeout := c.OpenAIAttempt() + time.Duration(places(c))*c.MinGap()
 	a, err := openai.New(openai.Options{
-		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: c.OpenAIAttempt(),
-		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion,
+		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: timeout,
+		HTTPClient:     &http.Client{Transport: t.Transport(transport)},
+		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion, Redact: c.RedactPII,
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("setting up the analyser: %w", err)
 	}
-	return a, openai.MaxRequests*c.OpenAIAttempt() + 30*time.Second, nil
+	return a, openai.MaxRequests*timeout + 30*time.Second, nil
 }
 
 // Serve works jobs until the context ends, then finishes those that run within
 // the configured bound; what is not finished by then goes back to the queue.
 func (w *Worker) Serve(ctx context.Context) error {
 	defer w.close()
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	wg.Go(func() { w.throttle.Run(background) })
+	if w.metrics != nil {
+		wg.Go(func() { w.metrics.Serve(background) })
+	}
 	// River stops when its Start context ends; the bound is SoftStopTimeout.
 	if err := w.client.Start(ctx); err != nil {
 		if ctx.Err() != nil { // told to stop before it had begun
@@ -107,7 +164,8 @@ func (w *Worker) Serve(ctx context.Context) error {
 		return fmt.Errorf("starting to work: %w", err)
 	}
 	w.log.Info("working", zap.String("analyzer", w.config.Analyzer), zap.String("model", w.model()),
-		zap.Int("concurrency", w.config.MaxConcurrency), zap.Bool("crm_markdown", w.config.MarkdownEnabled))
+		zap.Int("concurrency", w.config.MaxConcurrency), zap.Duration("min_gap_ms", w.config.MinGap()), zap.Bool("crm_markdown", w.config.MarkdownEnabled))
+	wg.Go(func() { w.breaker.Run(ctx, w.client) })
 	<-ctx.Done()
 	w.log.Info("stopping: no new jobs are begun")
 	<-w.client.Stopped()

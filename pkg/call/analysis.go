@@ -190,6 +190,7 @@ func runes(s string) int { return len([]rune(s)) }
 type Analysis struct {
 	ID            int64
 	EventID       int64
+	JobID         int64  // the job that made it; 0 on rows from before jobs were noted
 	Analyzer      string // openai, builtin; empty on rows of the Node service
 	Model         string
 	PromptVersion string

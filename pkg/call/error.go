@@ -34,6 +34,10 @@ const (
 	Credentials Code = "credentials"
 	// Refused: the other side understood and will not, for this input.
 	Refused Code = "refused"
+	// Cancelled: somebody ended it by hand.
+	Cancelled Code = "cancelled"
+	// Lost: whoever was at it ended without a word, as often as it was tried.
+	Lost Code = "lost"
 	// Internal: a fault of ours, or one that nobody classified.
 	Internal Code = "internal"
 )

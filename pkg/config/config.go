@@ -96,8 +96,10 @@ type Worker struct {
 	OpenAITimeout  int    `env:"OPENAI_TIMEOUT_MS, default=60000" min:"100" max:"900000" desc:"How long one answer of the model may take, in milliseconds"`
 	OpenAIFormat   string `env:"OPENAI_RESPONSE_FORMAT, default=json_schema" oneof:"json_schema,json_object,none" desc:"What the server can be asked to answer in: json_schema is the strictest, none leaves it to the prompt"`
 	Model          string `env:"ANALYZE_MODEL, default=gpt-5-mini" check:"one_line" desc:"The model that analyses"`
-	MaxConcurrency int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once in a worker"`
+	MaxConcurrency int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once, in all workers together"`
+	MinMS          int    `env:"ANALYZE_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two requests to the model, in milliseconds, over all workers together"`
 	MaxAttempts    int    `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+	RedactPII      bool   `env:"PII_REDACT, default=false" desc:"Whether phones, e-mails, cards, INN, SNILS and passports are masked before a conversation leaves for the model; the stored result has them"`
 	PhoneRegion    string `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`
 
 	MarkdownEnabled bool   `env:"CRM_MD_ENABLED, default=true" desc:"Whether each result is appended to the Markdown file"`
@@ -107,6 +109,9 @@ type Worker struct {
 
 // OpenAIAttempt is how long one answer of the model may take.
 func (c Worker) OpenAIAttempt() time.Duration { return milliseconds(c.OpenAITimeout) }
+
+// MinGap is the least time between the starts of two requests to the model.
+func (c Worker) MinGap() time.Duration { return milliseconds(c.MinMS) }
 
 // Location is the time zone of the times that people read.
 func (c Worker) Location() *time.Location {

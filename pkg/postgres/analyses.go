@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,12 +21,12 @@ func InsertAnalysis(ctx context.Context, tx pgx.Tx, a *call.Analysis) error {
 	err = tx.QueryRow(ctx, `
 		insert into analyses (
 			event_id, model, result, analyzer, prompt_version, trigger,
-			tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, request_id)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+			tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, request_id, job_id)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, nullif($13, 0::bigint))
 		returning id, created_at`,
 		a.EventID, a.Model, result, a.Analyzer, a.PromptVersion, a.Trigger,
 		a.Usage.InputTokens, a.Usage.CachedTokens, a.Usage.OutputTokens, a.Usage.CostUSD,
-		a.Duration.Milliseconds(), null(a.RequestID),
+		a.Duration.Milliseconds(), null(a.RequestID), a.JobID,
 	).Scan(&a.ID, &a.CreatedAt)
 	return failed("storing an analysis", err)
 }
@@ -40,11 +41,11 @@ func Analysis(ctx context.Context, db DB, id int64) (*call.Analysis, error) {
 	err := db.QueryRow(ctx, `
 		select id, event_id, coalesce(model, ''), result, coalesce(analyzer, ''), coalesce(prompt_version, ''),
 			coalesce(trigger, ''), coalesce(tokens_in, 0), coalesce(tokens_cached, 0), coalesce(tokens_out, 0),
-			cost_usd::float8, coalesce(duration_ms, 0), coalesce(request_id, ''), created_at
+			cost_usd::float8, coalesce(duration_ms, 0), coalesce(request_id, ''), coalesce(job_id, 0), created_at
 		from analyses where id = $1`, id,
 	).Scan(&a.ID, &a.EventID, &a.Model, &result, &a.Analyzer, &a.PromptVersion,
 		&a.Trigger, &a.Usage.InputTokens, &a.Usage.CachedTokens, &a.Usage.OutputTokens,
-		&a.Usage.CostUSD, &duration, &a.RequestID, &a.CreatedAt)
+		&a.Usage.CostUSD, &duration, &a.RequestID, &a.JobID, &a.CreatedAt)
 	if err != nil {
 		return nil, failed(fmt.Sprintf("reading analysis %d", id), err)
 	}
@@ -53,4 +54,30 @@ func Analysis(ctx context.Context, db DB, id int64) (*call.Analysis, error) {
 		return nil, fmt.Errorf("reading the result of analysis %d: %w", id, err)
 	}
 	return &a, nil
+}
+
+// Analysed reports whether a job has its analysis stored.
+func Analysed(ctx context.Context, db DB, jobID int64) (stored bool, err error) {
+	err = db.QueryRow(ctx, `select exists (select from analyses where job_id = $1)`, jobID).Scan(&stored)
+	return stored, failed("looking for a job's analysis", err)
+}
+
+// LatestResult is the result that counts for an event: the newest one, of the
+// analyses before an id; nil when there is none, or none that can be read.
+func LatestResult(ctx context.Context, db DB, eventID, before int64) (*call.Result, error) {
+	var raw []byte
+	err := db.QueryRow(ctx, `
+		select result from analyses where event_id = $1 and id < $2 order by id desc limit 1`,
+		eventID, before).Scan(&raw)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	if err != nil {
+		return nil, failed("reading the result before", err)
+	}
+	var r call.Result
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, nil //nolint:nilnil,nilerr // the Node service stored whatever the model said
+	}
+	return &r, nil
 }

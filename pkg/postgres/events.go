@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -281,20 +282,46 @@ func claimed(results pgx.BatchResults, id int64) (*call.Event, error) {
 	return e, failed(fmt.Sprintf("claiming event %d", id), err)
 }
 
-// SetState moves an event's analysis to a state, with a note for people (empty
-// for none). Done and skipped events are processed: nobody has to look at them
-// again.
-func SetState(ctx context.Context, db DB, id int64, state call.State, note string) error {
+// Status is where an event's analysis stands, as SetState writes it.
+type Status struct {
+	State call.State
+	Note  string // for people; empty for none
+	// Failure is why it was given up; nil leaves what stands there, except that
+	// a done or skipped event has none.
+	Failure *call.Failure
+	// Metrics are the call's; nil leaves what stands there.
+	Metrics *call.Metrics
+}
+
+// SetState moves an event's analysis to a state. Done and skipped events are
+// processed: nobody has to look at them again.
+func SetState(ctx context.Context, db DB, id int64, s Status) error {
+	finished := s.State == call.StateDone || s.State == call.StateSkipped
+	var code, fingerprint *string
+	if s.Failure != nil {
+		code, fingerprint = null(string(s.Failure.Code)), null(s.Failure.Fingerprint)
+	}
+	var metrics []byte
+	if s.Metrics != nil {
+		var err error
+		if metrics, err = json.Marshal(s.Metrics); err != nil {
+			return fmt.Errorf("encoding the metrics of event %d: %w", id, err)
+		}
+	}
 	tag, err := db.Exec(ctx, `
 		update webhook_events
 		set analysis_state = $2,
 			processor_note = $3,
 			processed = processed or $4,
-			processed_at = case when $4 then coalesce(processed_at, now()) else processed_at end
+			processed_at = case when $4 then coalesce(processed_at, now()) else processed_at end,
+			failure_code = case when not $4 then coalesce($5, failure_code) end,
+			failure_fingerprint = case when not $4 then coalesce($6, failure_fingerprint) end,
+			failed_at = case when $4 then null when $5::text is null then failed_at else now() end,
+			metrics = coalesce($7, metrics)
 		where id = $1`,
-		id, state, null(note), state == call.StateDone || state == call.StateSkipped)
+		id, s.State, null(s.Note), finished, code, fingerprint, metrics)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = pgx.ErrNoRows
 	}
-	return failed(fmt.Sprintf("marking event %d as %s", id, state), err)
+	return failed(fmt.Sprintf("marking event %d as %s", id, s.State), err)
 }

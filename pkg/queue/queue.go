@@ -22,7 +22,6 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"postcall/pkg/call"
-	"postcall/pkg/postgres"
 )
 
 // The queues. Exports have one of their own: a slow target never holds up an
@@ -41,6 +40,8 @@ type Client = river.Client[pgx.Tx]
 type Analyze struct {
 	EventID int64        `json:"event_id" river:"unique"`
 	Trigger call.Trigger `json:"trigger"`
+	// Force hands the result on even where it is the same as the one before.
+	Force bool `json:"force,omitempty"`
 }
 
 // Kind is the job's name in the database.
@@ -211,14 +212,26 @@ func Backoff(n int) time.Duration {
 // InsertAnalyses enqueues the analyses of events in tx. Where one is waiting
 // or running already, nothing is added.
 func InsertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob, maxAttempts int) error {
+	_, err := insertAnalyses(ctx, c, tx, jobs, maxAttempts)
+	return err
+}
+
+// insertAnalyses is InsertAnalyses and says how many were added.
+func insertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob, maxAttempts int) (added int, err error) {
 	params := make([]river.InsertManyParams, len(jobs))
 	for i, j := range jobs {
 		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode()}}
 	}
-	if _, err := c.InsertManyTx(ctx, tx, params); err != nil {
-		return fmt.Errorf("enqueueing analyses: %w", err)
+	results, err := c.InsertManyTx(ctx, tx, params)
+	if err != nil {
+		return 0, fmt.Errorf("enqueueing analyses: %w", err)
 	}
-	return nil
+	for _, r := range results {
+		if !r.UniqueSkippedAsDuplicate {
+			added++
+		}
+	}
+	return added, nil
 }
 
 // AnalyzeJob is a job to be inserted.
@@ -245,34 +258,4 @@ func Own(ctx context.Context, tx pgx.Tx, job *rivertype.JobRow) error {
 		return ErrNotOwned
 	}
 	return nil
-}
-
-// MarkDead marks the events dead whose analyze job ended within the last day
-// without an analysis and without the event saying so: a worker that is killed
-// in a job's last attempt cannot say it, nor can somebody who cancels a job by
-// hand. It returns their ids. The jobs are found by River's index on state and
-// finalized_at, so that the cost is that of a day's dead letters.
-func MarkDead(ctx context.Context, db postgres.DB) ([]int64, error) {
-	rows, err := db.Query(ctx, `
-		update webhook_events e
-		set analysis_state = 'dead',
-			processor_note = coalesce(j.errors[array_upper(j.errors, 1)] ->> 'error', 'the job was ' || j.state || ' before it ran')
-		from river_job j
-		where j.kind = 'analyze'
-			and j.state in ('discarded', 'cancelled')
-			and j.finalized_at > now() - interval '1 day'
-			and e.id = (j.args ->> 'event_id')::bigint
-			and e.analysis_state in ('queued', 'running')
-			and not exists (
-				select from river_job newer
-				where newer.kind = 'analyze' and newer.id > j.id and newer.args @> jsonb_build_object('event_id', e.id))
-		returning e.id`)
-	if err != nil {
-		return nil, fmt.Errorf("marking dead analyses: %w", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return nil, fmt.Errorf("marking dead analyses: %w", err)
-	}
-	return ids, nil
 }

@@ -13,7 +13,8 @@
 //	          behind the word ИНН
 //	SNILS     11 digits whose control digits hold, grouped 3-3-3-2 or behind the
 //	          word СНИЛС
-//	PASSPORT  4 and 6 digits behind the word паспорт, passport or серия
+//	PASSPORT  4 and 6 digits behind the word паспорт, passport or серия, also
+//	          with the word номер between them
 //
 // Not found are names and addresses, numbers that are dictated over several
 // turns or with other words between their parts, numbers of seven digits
@@ -123,6 +124,9 @@ func Find(s string) []Span {
 	spans := matches(s, placeholder, Text)
 	spans = append(spans, matches(s, emailWritten, Email)...)
 	spans = append(spans, matches(s, emailSpoken, Email)...)
+	for _, at := range passportParts.FindAllStringSubmatchIndex(s, -1) {
+		spans = append(spans, Span{Passport, at[2], at[3], onlyDigits(s[at[2]:at[3]])})
+	}
 	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start - b.Start })
 	end := 0
 	spans = slices.DeleteFunc(spans, func(span Span) bool {
@@ -143,6 +147,18 @@ var (
 	emailSpoken = regexp.MustCompile(`(?i)[\p{L}\d_.-]+(?:\s+(?:точка|тире|дефис|подч[её]ркивание|нижнее подч[её]ркивание|dot|underscore)\s+[\p{L}\d_.-]+)*` +
 		`\s+(?:собака|собачка|at)\s+[\p{L}\d_-]+(?:\s+(?:точка|dot)\s+\p{L}{2,})+`)
 )
+
+// passportParts is a passport with a word between its series and its number.
+var passportParts = regexp.MustCompile(`(?i)(?:паспорт|passport|сери[яию])[^\d]{0,40}(\d\d[ -]?\d\d[ ,.]{0,3}(?:номер|№|number|no\.?)[ :]{0,3}\d{3}[ -]?\d{3})(?:\D|$)`)
+
+func onlyDigits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < '0' || r > '9' {
+			return -1
+		}
+		return r
+	}, s)
+}
 
 func matches(s string, form *regexp.Regexp, kind Kind) []Span {
 	var list []Span

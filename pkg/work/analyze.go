@@ -1,9 +1,12 @@
 package work
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +20,7 @@ import (
 	"postcall/pkg/elevenlabs"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/throttle"
 )
 
 // Analyze works the analyze jobs.
@@ -25,27 +29,46 @@ type Analyze struct {
 
 	Pool     *pgxpool.Pool
 	Analyzer analyze.Analyzer
+	// Throttle holds the places that all workers share.
+	Throttle *throttle.Throttle
+	// Breaker stops the analyses when the model server refuses them all.
+	Breaker *Breaker
 	// Exports makes the jobs that hand a stored analysis on.
 	Exports []func(analysisID int64) river.JobArgs
+	Metrics *Metrics
 	Log     *zap.Logger
-	// Limit is the longest that one job may take.
+	// Limit is the longest that one analysis may take, once it has its place.
 	Limit time.Duration
 }
 
-// Timeout is the longest that one job may take.
-func (w *Analyze) Timeout(*river.Job[queue.Analyze]) time.Duration { return w.Limit }
+// Timeout is the longest that one job may take: the wait for a place does not
+// count against the analysis.
+func (w *Analyze) Timeout(*river.Job[queue.Analyze]) time.Duration {
+	return AnalyzeTimeout(w.Limit, w.Throttle)
+}
+
+// AnalyzeTimeout is how long an analyze job may take, of which limit is the
+// analysis. Twice it may wait: for a server that takes this worker's key, and
+// for a place.
+func AnalyzeTimeout(limit time.Duration, t *throttle.Throttle) time.Duration {
+	return 2*t.Patience() + limit + recording
+}
 
 // Work analyses one event. The result, the event's state, the jobs that hand
 // the result on and the end of this job are one transaction: a process that is
 // killed leaves all of them or none.
 func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error {
 	began := time.Now()
-	analysis, s, err := w.analyse(ctx, job)
+	analysis, s, err := w.attempt(ctx, job)
 	var result error
 	if err != nil {
 		s, result = next(ctx, job.JobRow, err)
+		if call.CodeOf(err) == call.Credentials && !errors.Is(err, errRefused) {
+			w.Breaker.refused(ctx, river.ClientFromContext[pgx.Tx](ctx), err)
+		}
 		w.note(ctx, job, s, err)
 	}
+	w.Metrics.ended(s, err, time.Since(began), analysis)
 	fields := []zap.Field{zap.Int64("event_id", job.Args.EventID), zap.String("analyzer", w.Analyzer.Name())}
 	if analysis != nil {
 		fields = append(fields, zap.Int64("analysis_id", analysis.ID), zap.String("model", analysis.Model),
@@ -55,11 +78,55 @@ func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error
 	return result
 }
 
-func (w *Analyze) analyse(ctx context.Context, job *river.Job[queue.Analyze]) (*call.Analysis, step, error) {
+// errRefused ends attempts of a worker that knows itself to be refused.
+var errRefused = call.Errorf(call.Credentials, "the model server refuses this worker; the log and the health page say why")
+
+func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (*call.Analysis, step, error) {
+	if open := w.Breaker.closed(); open != nil {
+		// Held for a while, so that this worker does not turn the whole backlog
+		// over while others work at it.
+		held := time.NewTimer(w.Throttle.Patience())
+		defer held.Stop()
+		select {
+		case <-open:
+		case <-held.C:
+			return nil, "", errRefused
+		case <-ctx.Done():
+			return nil, "", context.Cause(ctx)
+		}
+	}
+	began := time.Now()
+	held, leave, err := w.Throttle.Enter(ctx)
+	w.Metrics.waited.Observe(time.Since(began).Seconds())
+	if err != nil {
+		return nil, "", err
+	}
+	// Only the analysis itself needs the place; storing it does not.
+	leave = sync.OnceFunc(leave)
+	defer leave()
+	held, cancel := context.WithTimeout(held, w.Limit)
+	defer cancel()
+	return w.analyse(ctx, held, leave, job)
+}
+
+// analyse makes and stores an analysis. Held is the context of the place, ctx
+// that of the job.
+func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Job[queue.Analyze]) (*call.Analysis, step, error) {
+	if job.Attempt > 1 {
+		// Whatever brought the job back, an answer that is stored is not paid for
+		// again.
+		stored, err := postgres.Analysed(held, w.Pool, job.ID)
+		if err != nil {
+			return nil, "", err
+		}
+		if stored {
+			return nil, stepDone, nil
+		}
+	}
 	again := job.Args.Trigger != call.TriggerAuto
-	event, err := postgres.ClaimEvent(ctx, w.Pool, job.Args.EventID, again)
+	event, err := postgres.ClaimEvent(held, w.Pool, job.Args.EventID, again)
 	if same, ok := errors.AsType[*postgres.SameCallError](err); ok {
-		return nil, stepSkipped, w.skip(ctx, job, same.Error())
+		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: same.Error()})
 	}
 	if err != nil {
 		return nil, "", err
@@ -68,6 +135,7 @@ func (w *Analyze) analyse(ctx context.Context, job *river.Job[queue.Analyze]) (*
 	if err != nil {
 		return nil, "", err
 	}
+	metrics := analyze.Metrics(conversation)
 	if !conversation.Spoken() {
 		reason := "nobody spoke in this call"
 		if conversation.TurnsMissing != "" {
@@ -76,15 +144,20 @@ func (w *Analyze) analyse(ctx context.Context, job *river.Job[queue.Analyze]) (*
 		if conversation.Incomplete {
 			reason += "; waiting for the import of the call"
 		}
-		return nil, stepSkipped, w.skip(ctx, job, reason)
+		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: reason, Metrics: &metrics})
 	}
-	analysis, err := w.Analyzer.Analyze(ctx, conversation)
+	analysis, err := w.Analyzer.Analyze(held, conversation)
+	leave()
 	if err != nil {
+		if lost := context.Cause(held); errors.Is(lost, throttle.ErrLost) {
+			return nil, "", fmt.Errorf("the analysis was stopped: %w", lost)
+		}
 		return nil, "", err
 	}
 	analysis.EventID = event.ID
+	analysis.JobID = job.ID
 	analysis.Trigger = job.Args.Trigger
-	if err := w.store(ctx, job, analysis); err != nil {
+	if err := w.store(ctx, job, analysis, &metrics); err != nil {
 		return nil, "", err
 	}
 	return analysis, stepDone, nil
@@ -92,16 +165,22 @@ func (w *Analyze) analyse(ctx context.Context, job *river.Job[queue.Analyze]) (*
 
 // store keeps an analysis that may have been paid for: it is not given up
 // because the process begins to stop.
-func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *call.Analysis) error {
+func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *call.Analysis, metrics *call.Metrics) error {
 	return w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
 		if err := postgres.InsertAnalysis(ctx, tx, a); err != nil {
 			return err
 		}
-		if err := postgres.SetState(ctx, tx, a.EventID, call.StateDone, ""); err != nil {
+		if err := postgres.SetState(ctx, tx, a.EventID, postgres.Status{State: call.StateDone, Metrics: metrics}); err != nil {
 			return err
 		}
 		if len(w.Exports) == 0 {
 			return nil
+		}
+		if a.Trigger != call.TriggerAuto && !job.Args.Force {
+			same, err := unchanged(ctx, tx, a)
+			if err != nil || same {
+				return err
+			}
 		}
 		jobs := make([]river.InsertManyParams, len(w.Exports))
 		for i, export := range w.Exports {
@@ -114,9 +193,38 @@ func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *c
 	})
 }
 
-func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], reason string) error {
+// unchanged reports whether an analysis says the same as the one before it, so
+// that nobody has to be told again. Metrics are the call's, not the
+// analysis's.
+func unchanged(ctx context.Context, tx pgx.Tx, a *call.Analysis) (bool, error) {
+	before, err := postgres.LatestResult(ctx, tx, a.EventID, a.ID)
+	if err != nil || before == nil {
+		return false, err
+	}
+	now := a.Result
+	now.Metrics, before.Metrics = nil, nil
+	old, err := json.Marshal(before)
+	if err != nil {
+		return false, fmt.Errorf("comparing two results: %w", err)
+	}
+	// The stored one went through JSON and lost what that does not tell apart.
+	fresh, err := json.Marshal(now)
+	if err == nil {
+		var again call.Result
+		if err = json.Unmarshal(fresh, &again); err == nil {
+			fresh, err = json.Marshal(again)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("comparing two results: %w", err)
+	}
+	return bytes.Equal(old, fresh), nil
+}
+
+func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], s postgres.Status) error {
+	s.State = call.StateSkipped
 	return w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
-		return postgres.SetState(ctx, tx, job.Args.EventID, call.StateSkipped, reason)
+		return postgres.SetState(ctx, tx, job.Args.EventID, s)
 	})
 }
 
@@ -143,17 +251,25 @@ func (w *Analyze) finish(ctx context.Context, job *river.Job[queue.Analyze], f f
 // note writes down on the event why it has no analysis. If that fails too,
 // the reconcile job does it later.
 func (w *Analyze) note(ctx context.Context, job *river.Job[queue.Analyze], s step, cause error) {
-	state := call.StateQueued
-	text := cause.Error()
+	status := postgres.Status{State: call.StateQueued, Note: cause.Error()}
 	switch s {
 	case stepCancel, stepDead:
-		state = call.StateDead
+		f := call.FailureOf(cause)
+		if errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely) {
+			f = call.NewFailure(call.Cancelled, "the job was cancelled by hand while it ran")
+		}
+		status.State, status.Note, status.Failure = call.StateDead, f.Message, &f
 	case stepRetry:
-		text = fmt.Sprintf("attempt %d of %d failed: %s", job.Attempt, job.MaxAttempts, text)
+		status.Note = fmt.Sprintf("attempt %d of %d failed: %s", job.Attempt, job.MaxAttempts, cause)
 	case stepSnooze:
-		text = "waiting: " + text
+		status.Note = "waiting: " + status.Note
 	case stepStopped:
-		text = "started anew: the worker was stopped"
+		status.Note = "started anew: the worker was stopped"
+	case stepBusy:
+		if errors.Is(cause, throttle.ErrBusy) { // nothing was begun, nothing has changed
+			return
+		}
+		status.Note = "started anew: " + status.Note
 	case stepDone, stepSkipped: // no reason to be noted
 		return
 	}
@@ -165,7 +281,7 @@ func (w *Analyze) note(ctx context.Context, job *river.Job[queue.Analyze], s ste
 		if err := queue.Own(ctx, tx, job.JobRow); err != nil {
 			return err
 		}
-		return postgres.SetState(ctx, tx, job.Args.EventID, state, text)
+		return postgres.SetState(ctx, tx, job.Args.EventID, status)
 	})
 	if err != nil && call.CodeOf(err) != call.NotFound {
 		w.Log.Error("the event could not be marked", zap.Int64("event_id", job.Args.EventID),

@@ -5,6 +5,7 @@ package work
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -13,6 +14,7 @@ import (
 
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
+	"postcall/pkg/throttle"
 )
 
 // Bounds of how long the other side may make a job wait. Waiting uses up no
@@ -21,7 +23,12 @@ const (
 	minSnooze         = time.Second
 	maxSnooze         = 15 * time.Minute
 	rateLimitedSnooze = 30 * time.Second // where the other side does not say
-	credentialsSnooze = 5 * time.Minute  // until a person has mended the key
+	// Jobs that were caught when the installation was refused wait in the paused
+	// queue, whatever this says.
+	credentialsSnooze = 30 * time.Second
+	// A job that found no place goes back to those that wait, and makes room for
+	// others; by chance, so that they do not come back in step.
+	busySnooze = 2 * time.Second
 )
 
 // recording bounds the statements that write down what became of a job. They
@@ -36,6 +43,7 @@ const (
 	stepSkipped step = "skipped"
 	stepRetry   step = "retry"
 	stepSnooze  step = "snooze"
+	stepBusy    step = "busy"    // every place is taken; nothing was begun
 	stepStopped step = "stopped" // the process stops; the job starts anew elsewhere
 	stepCancel  step = "cancel"
 	stepDead    step = "dead"
@@ -46,6 +54,7 @@ const (
 //
 //	the process stops            stopped  no attempt used
 //	somebody cancelled the job   cancel
+//	no place in time, or lost    busy     no attempt used
 //	rate_limited, credentials    snooze   no attempt used
 //	invalid, not_found, refused  cancel   the same input fails again
 //	anything else                retry    until the attempts are used up: dead
@@ -58,6 +67,9 @@ func next(ctx context.Context, job *rivertype.JobRow, err error) (step, error) {
 		return stepCancel, river.JobCancel(err)
 	case errors.Is(cause, context.Canceled):
 		return stepStopped, err
+	}
+	if errors.Is(err, throttle.ErrBusy) || errors.Is(err, throttle.ErrLost) {
+		return stepBusy, river.JobSnooze(busySnooze/2 + rand.N(busySnooze)) //nolint:gosec // chance spreads the load, it keeps no secret
 	}
 	switch call.CodeOf(err) {
 	case call.RateLimited:
@@ -97,13 +109,11 @@ func line(log *zap.Logger, job *rivertype.JobRow, s step, began time.Time, err e
 		fields = append(fields, zap.String("code", string(call.CodeOf(err))), zap.Error(err))
 	}
 	switch s {
+	case stepBusy:
+		log.Debug("job", fields...)
 	case stepDone, stepSkipped, stepStopped:
 		log.Info("job", fields...)
 	case stepRetry, stepSnooze:
-		if call.CodeOf(err) == call.Credentials {
-			log.Error("job", fields...)
-			return
-		}
 		log.Warn("job", fields...)
 	case stepCancel, stepDead:
 		log.Error("job", fields...)

@@ -223,6 +223,32 @@ func optional(s *string) *string {
 	return nil
 }
 
+// restore puts back what was masked in what the model read. What grew too long
+// by that is held to its bound again.
+func (d *draft) restore(show func(string) string) {
+	bounded := func(s *string, limit int) {
+		if s != nil {
+			*s = analyze.Shorten(show(*s), limit)
+		}
+	}
+	bounded(d.Topic, call.MaxTopic)
+	bounded(d.Intent, call.MaxIntent)
+	bounded(d.Outcome, call.MaxOutcome)
+	bounded(d.ClientName, call.MaxName)
+	bounded(d.Phone, call.MaxName) // finish makes a number of it
+	bounded(&d.SummaryRU, call.MaxSummary)
+	for i := range d.Recommendations {
+		bounded(&d.Recommendations[i], call.MaxRecommendation)
+	}
+	for i := range d.Evidence {
+		bounded(&d.Evidence[i].Claim, call.MaxQuote)
+		bounded(&d.Evidence[i].Quote, call.MaxQuote)
+	}
+	for i := range d.criteria {
+		bounded(d.criteria[i].Quote, call.MaxQuote)
+	}
+}
+
 // finish holds a draft against the conversation: what only the call can tell
 // is taken from it, what the model claims is checked in it.
 func (a *Analyzer) finish(c *call.Conversation, d *draft) error {

@@ -43,6 +43,7 @@ import (
 
 	"postcall/pkg/analyze"
 	"postcall/pkg/call"
+	"postcall/pkg/redact"
 )
 
 // Name is the analyser's name in configuration and in stored results.
@@ -91,6 +92,9 @@ type Options struct {
 	ResponseFormat ResponseFormat // empty means JSONSchema
 	Dialect        Dialect        // empty means OpenAI for openai.com, else Compatible
 
+	// Redact masks personal data (package redact) before a text leaves for the
+	// server, and puts it back into the answer.
+	Redact bool
 	// DefaultRegion is the country (ISO 3166, two letters) of phone numbers
 	// without a country code; empty means analyze.DefaultRegion.
 	DefaultRegion string
@@ -165,10 +169,29 @@ func New(o Options) (*Analyzer, error) {
 			option.WithRequestTimeout(o.Timeout),
 			option.WithMiddleware(limitBody),
 		),
-		system:   systemMessage(o.ResponseFormat),
+		system:   systemMessage(o),
 		official: official,
 	}, nil
 }
+
+func unchanged(s string) string { return s }
+
+// Probe asks the server for next to nothing, in the way that analyses ask, and
+// so finds out whether it takes the key, the model and the settings. Errors are
+// those of Analyze. It costs a few tokens: looking the model up would be free
+// but says nothing of the account's quota, and not every server can.
+func (a *Analyzer) Probe(ctx context.Context) error {
+	_, err := a.ask(ctx, []sdk.ChatCompletionMessageParamUnion{
+		sdk.UserMessage("This is a check of the connection. Answer with an empty JSON object."),
+	}, probeTokens, "")
+	if call.CodeOf(err) == call.Refused {
+		return nil // it was understood
+	}
+	return err
+}
+
+// probeTokens caps the answer to a probe; reasoning models take no less.
+const probeTokens = 16
 
 // maxBody bounds a response: an answer within the token cap is far smaller,
 // and a server gone mad must not fill the worker's memory.
@@ -192,12 +215,17 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 	if !c.Spoken() {
 		return nil, call.Errorf(call.Invalid, "nobody spoke in this call")
 	}
-	transcript := userMessage(c)
+	hide, show := unchanged, unchanged
+	if a.o.Redact {
+		var masks redact.Map
+		hide, show = masks.Mask, masks.Restore
+	}
+	transcript := userMessage(c, hide)
 	messages := []sdk.ChatCompletionMessageParamUnion{
 		sdk.SystemMessage(a.system),
 		sdk.UserMessage(transcript),
 	}
-	analysis := &call.Analysis{Analyzer: Name, PromptVersion: PromptVersion}
+	analysis := &call.Analysis{Analyzer: Name, PromptVersion: promptVersion(a.o)}
 	tokens := a.o.MaxOutputTokens
 	widened, repaired := false, false
 	for {
@@ -220,6 +248,7 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 		}
 		result, fault := read(reply.text)
 		if fault == nil {
+			result.restore(show)
 			if err := a.finish(c, result); err != nil {
 				return nil, call.Errorf(call.Internal, "the model's answer could not be made a result (request %s): %w", reply.requestID, err)
 			}

@@ -16,13 +16,32 @@ const PromptVersion = "v1"
 //go:embed prompts/v1.md
 var prompt string
 
+// redacted follows the prompt where personal data is masked.
+const redacted = `
+# Placeholders
+
+Personal data in the conversation was replaced by placeholders such as [PHONE_1] or [EMAIL_2]. Treat each as the data that it stands for, and copy it letter by letter wherever your answer needs it, in quotes and in ` + "`phone`" + ` too.
+`
+
 // systemMessage is the constant part of every request. It comes first and
 // holds nothing that varies, so that the server can reuse its work on it.
-func systemMessage(f ResponseFormat) string {
-	if f == JSONSchema {
-		return prompt
+func systemMessage(o Options) string {
+	text := prompt
+	if o.Redact {
+		text += redacted
 	}
-	return prompt + "\n# The JSON object, as a JSON Schema\n\n" + string(schemaJSON) + "\n"
+	if o.ResponseFormat != JSONSchema {
+		text += "\n# The JSON object, as a JSON Schema\n\n" + string(schemaJSON) + "\n"
+	}
+	return text
+}
+
+// promptVersion names what systemMessage gives.
+func promptVersion(o Options) string {
+	if o.Redact {
+		return PromptVersion + "+redacted"
+	}
+	return PromptVersion
 }
 
 // line is a turn as the model sees it.
@@ -52,8 +71,8 @@ type facts struct {
 // userMessage encodes a conversation, one JSON object a line, between two lines
 // with a random id. JSON keeps a turn within its line, and nobody on the phone
 // can guess the id: so nothing that was said can pass for the end of the
-// transcript or for a turn of its own.
-func userMessage(c *call.Conversation) string {
+// transcript or for a turn of its own. hide is applied to each text.
+func userMessage(c *call.Conversation, hide func(string) string) string {
 	var b strings.Builder
 	id := rand.Text()
 	b.WriteString("BEGIN " + id + "\n")
@@ -66,10 +85,10 @@ func userMessage(c *call.Conversation) string {
 	}
 	encode(facts{
 		Direction: c.Direction, Language: c.Language, Seconds: int(c.Duration.Seconds()),
-		Reason: c.TerminationReason, Title: c.Title,
+		Reason: hide(c.TerminationReason), Title: hide(c.Title),
 	})
 	for _, t := range c.Turns {
-		l := line{Turn: t.Index, Role: t.Role, Text: t.Text, Interrupted: t.Interrupted}
+		l := line{Turn: t.Index, Role: t.Role, Text: hide(t.Text), Interrupted: t.Interrupted}
 		for _, r := range t.ToolResults {
 			l.Tools = append(l.Tools, tool{Name: r.Name, Failed: r.IsError})
 		}

@@ -1,0 +1,82 @@
+package openai
+
+import (
+	"strings"
+	"testing"
+
+	"postcall/pkg/analyze/analyzetest"
+	"postcall/pkg/call"
+	"postcall/pkg/openaitest"
+)
+
+// What is personal never reaches the server; the result has it all the same.
+func TestRedacted(t *testing.T) {
+	t.Parallel()
+	a, server := setup(t, func(o *Options) { o.Redact = true }, openaitest.Answer(func(a map[string]any) {
+		a["phone"] = "[PHONE_1]"
+		a["summary_ru"] = "Клиент просит позвонить на [PHONE_1] или написать на [EMAIL_1]."
+		a["recommendations"] = []any{"Позвонить: [PHONE_1]", "Узнать, чей это номер: [PHONE_7]"}
+		a["evidence"] = []any{map[string]any{"claim": "Номер [PHONE_1]", "turn": 4, "quote": "Номер [PHONE_1], почта [EMAIL_1]"}}
+		a["criteria"] = []any{}
+	}))
+	c := analyzetest.Conversation()
+	c.ExternalNumber, c.Title = "", "Звонок с +375 29 123-45-67"
+	c.Turns[4].Text = "Номер +375 29 123-45-67, почта olga@example.com."
+	got, err := a.Analyze(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, request := range server.Requests() {
+		for _, personal := range []string{"123-45-67", "olga@"} {
+			if strings.Contains(string(request.Body), personal) {
+				t.Errorf("%s left for the server", personal)
+			}
+		}
+		if !strings.Contains(string(request.Body), "[PHONE_1]") {
+			t.Error("the placeholder is not in the request")
+		}
+	}
+	r := got.Result
+	if r.Phone == nil || *r.Phone != "+375291234567" {
+		t.Errorf("phone is %v", r.Phone)
+	}
+	if r.SummaryRU != "Клиент просит позвонить на +375 29 123-45-67 или написать на olga@example.com." ||
+		r.Recommendations[0] != "Позвонить: +375 29 123-45-67" || r.Recommendations[1] != "Узнать, чей это номер: [PHONE_7]" {
+		t.Errorf("texts are %q, %q", r.SummaryRU, r.Recommendations)
+	}
+	if len(r.Evidence) != 1 || !r.Evidence[0].Supported || r.Evidence[0].Quote != "Номер +375 29 123-45-67, почта olga@example.com" {
+		t.Errorf("evidence is %+v", r.Evidence)
+	}
+	if got.PromptVersion != PromptVersion+"+redacted" {
+		t.Errorf("prompt version %s", got.PromptVersion)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		reply openaitest.Reply
+		want  call.Code
+	}{
+		"taken":            {openaitest.Success(), ""},
+		"cut off":          {openaitest.Length(), ""},
+		"refused to speak": {openaitest.Refusal(), ""},
+		"wrong key":        {openaitest.Unauthorized(), call.Credentials},
+		"no quota":         {openaitest.InsufficientQuota(), call.Credentials},
+		"no such model":    {openaitest.ModelNotFound(), call.Credentials},
+		"busy":             {openaitest.RateLimited(0), call.RateLimited},
+		"broken":           {openaitest.ServerError(500), call.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, server := setup(t, nil, test.reply)
+			err := a.Probe(t.Context())
+			if test.want == "" && err != nil || test.want != "" && call.CodeOf(err) != test.want {
+				t.Errorf("the probe said %v", err)
+			}
+			if n := len(server.Requests()); n != 1 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
