@@ -76,9 +76,8 @@ type Forbidden struct {
 	Text        []string           `yaml:"text"`
 }
 
-// file is the form of a call on disk. README.md beside the calls describes it.
+// file is the form of a call on disk; the command's --help describes it.
 type file struct {
-	About             string            `yaml:"about"`
 	Language          string            `yaml:"language"`
 	Direction         string            `yaml:"direction"`
 	AgentName         string            `yaml:"agent_name"`
