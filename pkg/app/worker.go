@@ -53,7 +53,7 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	if err := migrated(starting, w.pool); err != nil {
 		return nil, err
 	}
-	analyzer, limit, err := analyzer(c)
+	analyzer, limit, err := Analyzer(c, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,16 +79,21 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	return w, nil
 }
 
-// analyzer makes the configured analyser and says how long one of its jobs may
-// take.
-func analyzer(c config.Worker) (analyze.Analyzer, time.Duration, error) {
+// Analyzer makes the configured analyser and says how long one of its jobs may
+// take. edit, if not nil, changes what the configuration cannot say before an
+// openai analyser is made of it.
+func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, time.Duration, error) {
 	if c.Analyzer == "builtin" {
 		return builtin.New(builtin.Options{DefaultRegion: c.PhoneRegion}), time.Minute, nil
 	}
-	a, err := openai.New(openai.Options{
+	o := openai.Options{
 		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: c.OpenAIAttempt(),
 		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion,
-	})
+	}
+	if edit != nil {
+		edit(&o)
+	}
+	a, err := openai.New(o)
 	if err != nil {
 		return nil, 0, fmt.Errorf("setting up the analyser: %w", err)
 	}

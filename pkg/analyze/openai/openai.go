@@ -99,6 +99,10 @@ type Options struct {
 	MaxOutputTokens int64
 	// Prices by model, over and above the known ones.
 	Prices map[string]Price
+	// Prompt is the system message in place of the built-in one, for trying
+	// another: its results carry a version made from its text. Empty means the
+	// built-in one.
+	Prompt string
 }
 
 // Analyzer implements analyze.Analyzer. It is safe for concurrent use.
@@ -106,7 +110,8 @@ type Analyzer struct {
 	o        Options
 	chat     sdk.ChatCompletionService
 	system   string
-	official bool // the server is OpenAI's own: its prices hold
+	version  string // of the prompt
+	official bool   // the server is OpenAI's own: its prices hold
 }
 
 var _ analyze.Analyzer = (*Analyzer)(nil)
@@ -126,6 +131,12 @@ func New(o Options) (*Analyzer, error) {
 		if official {
 			o.Dialect = OpenAI
 		}
+	}
+	version := PromptVersion
+	if o.Prompt == "" {
+		o.Prompt = prompt
+	} else {
+		version = versionOf(o.Prompt)
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
@@ -165,7 +176,8 @@ func New(o Options) (*Analyzer, error) {
 			option.WithRequestTimeout(o.Timeout),
 			option.WithMiddleware(limitBody),
 		),
-		system:   systemMessage(o.ResponseFormat),
+		system:   systemMessage(o.Prompt, o.ResponseFormat),
+		version:  version,
 		official: official,
 	}, nil
 }
@@ -197,7 +209,7 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 		sdk.SystemMessage(a.system),
 		sdk.UserMessage(transcript),
 	}
-	analysis := &call.Analysis{Analyzer: Name, PromptVersion: PromptVersion}
+	analysis := &call.Analysis{Analyzer: Name, PromptVersion: a.version}
 	tokens := a.o.MaxOutputTokens
 	widened, repaired := false, false
 	for {

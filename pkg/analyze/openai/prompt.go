@@ -2,7 +2,9 @@ package openai
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"encoding/json"
 	"strings"
 
@@ -18,11 +20,18 @@ var prompt string
 
 // systemMessage is the constant part of every request. It comes first and
 // holds nothing that varies, so that the server can reuse its work on it.
-func systemMessage(f ResponseFormat) string {
+func systemMessage(prompt string, f ResponseFormat) string {
 	if f == JSONSchema {
 		return prompt
 	}
 	return prompt + "\n# The JSON object, as a JSON Schema\n\n" + string(schemaJSON) + "\n"
+}
+
+// versionOf names a prompt that is not the built-in one by what it says, so
+// that results of two of them are never taken for one another's.
+func versionOf(prompt string) string {
+	sum := sha256.Sum256([]byte(prompt))
+	return "custom-" + hex.EncodeToString(sum[:4])
 }
 
 // line is a turn as the model sees it.
