@@ -64,7 +64,14 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	w.throttle = throttle.New(throttle.Options{
 		Pool: w.pool, Name: queue.QueueAnalyze, Places: places(c), Gap: c.MinGap(), Log: log,
 	})
-	analyzer, limit, err := analyzer(c, w.throttle)
+	analyzer, limit, err := Analyzer(c, func(o *openai.Options) {
+		transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
+		transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
+		o.HTTPClient = &http.Client{Transport: w.throttle.Transport(transport)}
+		// A request waits for its turn within its time-out, which is longer by that:
+		// everybody's turn comes before one's own, at worst.
+		o.Timeout += time.Duration(places(c)) * c.MinGap()
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -122,26 +129,25 @@ func places(c config.Worker) int {
 	return min(c.MaxConcurrency, int(turnWait/c.MinGap()))
 }
 
-// analyzer makes the configured analyser and says how long one analysis may
-// take.
-func analyzer(c config.Worker, t *throttle.Throttle) (analyze.Analyzer, time.Duration, error) {
+// Analyzer makes the configured analyser and says how long one of its jobs may
+// take. edit, if not nil, changes what the configuration cannot say before an
+// openai analyser is made of it.
+func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, time.Duration, error) {
 	if c.Analyzer == "builtin" {
 		return builtin.New(builtin.Options{DefaultRegion: c.PhoneRegion}), time.Minute, nil
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
-	transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
-	// A request waits for its turn within its time-out, which is longer by that:
-	// everybody's turn comes before one's own, at worst.
-	timeout := c.OpenAIAttempt() + time.Duration(places(c))*c.MinGap()
-	a, err := openai.New(openai.Options{
-		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: timeout,
-		HTTPClient:     &http.Client{Transport: t.Transport(transport)},
+	o := openai.Options{
+		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: c.OpenAIAttempt(),
 		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion, Redact: c.RedactPII,
-	})
+	}
+	if edit != nil {
+		edit(&o)
+	}
+	a, err := openai.New(o)
 	if err != nil {
 		return nil, 0, fmt.Errorf("setting up the analyser: %w", err)
 	}
-	return a, openai.MaxRequests*timeout + 30*time.Second, nil
+	return a, openai.MaxRequests*o.Timeout + 30*time.Second, nil
 }
 
 // Serve works jobs until the context ends, then finishes those that run within

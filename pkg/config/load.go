@@ -68,8 +68,7 @@ func LoadIngest(ctx context.Context, from Lookuper) (Ingest, error) {
 func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 	c, problems := load[Worker](ctx, from)
 	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: the worker takes its jobs from PostgreSQL. "+databaseHelp)
-	problems = missing(problems, "OPENAI_API_KEY", c.Analyzer == "openai" && c.OpenAIKey == "",
-		"is not set: set it, or set ANALYZER=builtin to analyse without a language model (from what ElevenLabs itself says of a call)")
+	problems = keyless(problems, c)
 	return c, joined(problems)
 }
 
@@ -79,6 +78,18 @@ func LoadDrain(ctx context.Context, from Lookuper) (Drain, error) {
 	c, problems := load[Drain](ctx, from)
 	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: it says where the spooled deliveries go. "+databaseHelp)
 	return c, joined(problems)
+}
+
+// LoadEval reads the worker's configuration for a command that analyses and
+// keeps nothing: it needs no database.
+func LoadEval(ctx context.Context, from Lookuper) (Worker, error) {
+	c, problems := load[Worker](ctx, from)
+	return c, joined(keyless(problems, c))
+}
+
+func keyless(problems []Problem, c Worker) []Problem {
+	return missing(problems, "OPENAI_API_KEY", c.Analyzer == "openai" && c.OpenAIKey == "",
+		"is not set: set it, or set ANALYZER=builtin to analyse without a language model (from what ElevenLabs itself says of a call)")
 }
 
 // LoadCommon reads what a command needs that only talks to the database; it

@@ -103,6 +103,10 @@ type Options struct {
 	MaxOutputTokens int64
 	// Prices by model, over and above the known ones.
 	Prices map[string]Price
+	// Prompt is the system message in place of the built-in one, for trying
+	// another: its results carry a version made from its text. Empty means the
+	// built-in one.
+	Prompt string
 }
 
 // Analyzer implements analyze.Analyzer. It is safe for concurrent use.
@@ -110,7 +114,8 @@ type Analyzer struct {
 	o        Options
 	chat     sdk.ChatCompletionService
 	system   string
-	official bool // the server is OpenAI's own: its prices hold
+	version  string // of the prompt
+	official bool   // the server is OpenAI's own: its prices hold
 }
 
 var _ analyze.Analyzer = (*Analyzer)(nil)
@@ -130,6 +135,9 @@ func New(o Options) (*Analyzer, error) {
 		if official {
 			o.Dialect = OpenAI
 		}
+	}
+	if o.Prompt == "" {
+		o.Prompt = prompt
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
@@ -170,6 +178,7 @@ func New(o Options) (*Analyzer, error) {
 			option.WithMiddleware(limitBody),
 		),
 		system:   systemMessage(o),
+		version:  promptVersion(o),
 		official: official,
 	}, nil
 }
@@ -225,7 +234,7 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 		sdk.SystemMessage(a.system),
 		sdk.UserMessage(transcript),
 	}
-	analysis := &call.Analysis{Analyzer: Name, PromptVersion: promptVersion(a.o)}
+	analysis := &call.Analysis{Analyzer: Name, PromptVersion: a.version}
 	tokens := a.o.MaxOutputTokens
 	widened, repaired := false, false
 	for {

@@ -2,7 +2,9 @@ package openai
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"encoding/json"
 	"strings"
 
@@ -26,7 +28,7 @@ Personal data in the conversation was replaced by placeholders such as [PHONE_1]
 // systemMessage is the constant part of every request. It comes first and
 // holds nothing that varies, so that the server can reuse its work on it.
 func systemMessage(o Options) string {
-	text := prompt
+	text := o.Prompt
 	if o.Redact {
 		text += redacted
 	}
@@ -38,10 +40,21 @@ func systemMessage(o Options) string {
 
 // promptVersion names what systemMessage gives.
 func promptVersion(o Options) string {
-	if o.Redact {
-		return PromptVersion + "+redacted"
+	version := PromptVersion
+	if o.Prompt != prompt {
+		version = versionOf(o.Prompt)
 	}
-	return PromptVersion
+	if o.Redact {
+		version += "+redacted"
+	}
+	return version
+}
+
+// versionOf names a prompt that is not the built-in one by what it says, so
+// that results of two of them are never taken for one another's.
+func versionOf(prompt string) string {
+	sum := sha256.Sum256([]byte(prompt))
+	return "custom-" + hex.EncodeToString(sum[:4])
 }
 
 // line is a turn as the model sees it.

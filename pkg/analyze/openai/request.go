@@ -35,7 +35,7 @@ func (a *Analyzer) ask(ctx context.Context, messages []sdk.ChatCompletionMessage
 	if a.o.Dialect == OpenAI {
 		params.MaxCompletionTokens = sdk.Int(tokens)
 		params.Store = sdk.Bool(false) // the transcript is not to stay there
-		params.PromptCacheKey = sdk.String("postcall-" + promptVersion(a.o))
+		params.PromptCacheKey = sdk.String("postcall-" + a.version)
 	} else {
 		params.MaxTokens = sdk.Int(tokens)
 	}
