@@ -1,63 +1,190 @@
 package app_test
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"text/tabwriter"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"postcall/pkg/openaitest"
 )
 
-// What each fault of the model's server does to the job and to the event.
+// fault is what a fault of the model's server must do.
+type fault struct {
+	name     string
+	reply    openaitest.Reply
+	max      string        // ANALYZE_MAX_ATTEMPTS
+	job      string        // the job's state
+	used     int           // attempts
+	soonest  time.Duration // until the next try, and
+	latest   time.Duration // at the latest; 0 for no further try
+	state    string
+	code     string // failure_code; NULL while it is not given up
+	requests int    // how often the model was asked
+	paused   bool   // the queue, with one line of error
+	note     string
+}
+
+// What each fault of the model's server does to the job, to the event and to
+// what an operator sees. With -v it prints the table.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	const waiting, retried, dead = "queued", "queued", "dead"
-	tests := []struct {
-		name     string
-		reply    openaitest.Reply
-		attempts string // allowed: ANALYZE_MAX_ATTEMPTS
-		job      string // states that the job may be in, and its attempt
-		state    string
-		note     string
-	}{
-		{"429 with Retry-After", openaitest.RateLimited(7 * time.Minute), "8", "scheduled 0", waiting, "waiting: "},
-		{"no quota left", openaitest.InsufficientQuota(), "8", "scheduled 0", waiting, "waiting: "},
-		{"wrong key", openaitest.Unauthorized(), "8", "scheduled 0", waiting, "waiting: "},
-		{"unknown model", openaitest.ModelNotFound(), "8", "scheduled 0", waiting, "waiting: "},
-		{"refusal", openaitest.Refusal(), "8", "cancelled 1", dead, "refus"},
-		{"content filter", openaitest.ContentFilter(), "8", "cancelled 1", dead, "filter"},
-		{"server error", openaitest.ServerError(500), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"overloaded", openaitest.ServerError(503), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"a page of a proxy", openaitest.Page(502), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"dropped connection", openaitest.Drop(), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"no answer", openaitest.Hang(), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"invalid JSON, also when asked again", openaitest.InvalidJSON(), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"schema violation, also when asked again", openaitest.SchemaViolation(), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"no choices", openaitest.NoChoices(), "8", "retryable 1", retried, "attempt 1 of 8 failed"},
-		{"out of attempts", openaitest.ServerError(500), "1", "discarded 1", dead, "500"},
+	const (
+		minute = time.Minute
+		// The first wait is 10 s, a fifth more or less; the test takes some time.
+		retrySoon, retryLate = 3 * time.Second, 12 * time.Second
+	)
+	retried := func(name string, requests int, reply openaitest.Reply) fault {
+		return fault{name: name, reply: reply, max: "8", job: "retryable", used: 1, soonest: retrySoon, latest: retryLate,
+			state: "queued", code: "NULL", requests: requests, note: "attempt 1 of 8 failed: "}
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	snoozed := func(name string, reply openaitest.Reply, wait time.Duration) fault {
+		return fault{name: name, reply: reply, max: "8", job: "scheduled", soonest: wait - minute/4, latest: wait,
+			state: "queued", code: "NULL", requests: 1, note: "waiting: "}
+	}
+	paused := func(name string, reply openaitest.Reply) fault {
+		f := snoozed(name, reply, minute/2)
+		f.paused = true
+		return f
+	}
+	cancelled := func(name, code, note string, requests int, reply openaitest.Reply) fault {
+		return fault{name: name, reply: reply, max: "8", job: "cancelled", used: 1, state: "dead", code: code, requests: requests, note: note}
+	}
+	faults := []fault{
+		paused("401 wrong key", openaitest.Unauthorized()),
+		paused("403 forbidden", openaitest.Error(403, "invalid_request_error", "unsupported_country_region_territory", "", "Country, region, or territory not supported")),
+		paused("404 unknown model", openaitest.ModelNotFound()),
+		paused("429 insufficient_quota", openaitest.InsufficientQuota()),
+		snoozed("429 Retry-After: 7 min", openaitest.RateLimited(7*minute), 7*minute),
+		snoozed("429 Retry-After: 2 h", openaitest.RateLimited(2*time.Hour), 15*minute),
+		snoozed("429 without Retry-After", openaitest.RateLimited(-1), minute/2),
+		retried("500", 1, openaitest.ServerError(500)),
+		retried("503", 1, openaitest.ServerError(503)),
+		retried("502 page of a proxy", 1, openaitest.Page(502)),
+		retried("200 page of a proxy", 1, openaitest.Page(200)),
+		retried("no answer (time-out)", 1, openaitest.Hang()),
+		retried("stalls in the body", 1, openaitest.HangInBody()),
+		retried("connection closed", 1, openaitest.Drop()),
+		retried("connection reset", 1, openaitest.Reset()),
+		retried("truncated body", 1, openaitest.Truncated()),
+		retried("empty choices", 1, openaitest.NoChoices()),
+		retried("invalid JSON, repair too", 2, openaitest.InvalidJSON()),
+		retried("schema violation, repair too", 2, openaitest.SchemaViolation()),
+		cancelled("length, twice", "invalid", "does not fit", 2, openaitest.Length()),
+		cancelled("refusal", "refused", "refused", 1, openaitest.Refusal()),
+		cancelled("content_filter", "refused", "filter", 1, openaitest.ContentFilter()),
+		cancelled("400 content_filter", "refused", "400", 1, openaitest.Error(400, "invalid_request_error", "content_filter", "", "filtered")),
+		cancelled("400 about the input", "invalid", "400", 1, openaitest.Error(400, "invalid_request_error", "string_above_max_length", "messages", "too long")),
+		{name: "500, the last attempt", reply: openaitest.ServerError(500), max: "1", job: "discarded", used: 1, state: "dead", code: "unavailable", requests: 1, note: "500"},
+	}
+	var mu sync.Mutex
+	rows := make([]string, len(faults))
+	for n, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			ai := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply { return tt.reply }))
-			i := install(t, ai, map[string]string{"ANALYZE_MAX_ATTEMPTS": tt.attempts, "OPENAI_TIMEOUT_MS": "400"})
-			i.ingest()
-			i.worker()
-			a := i.send(callBody("conv_fault"))
-			i.wait(tt.job, `select state || ' ' || attempt from river_job where kind = 'analyze'`)
-			i.wait(tt.state, `select analysis_state from webhook_events where id = $1`, a.EventID)
-			note := i.text(`select processor_note from webhook_events where id = $1`, a.EventID)
-			if !strings.Contains(note, tt.note) {
-				t.Errorf("note %q, want it to contain %q", note, tt.note)
-			}
-			if strings.Contains(note, "Ольга") || strings.Contains(note, openaitest.Key) {
-				t.Errorf("the note holds what it should not: %q", note)
-			}
-			if n := i.text(`select count(*) from analyses`); n != "0" {
-				t.Errorf("%s analyses", n)
-			}
+			row := f.happens(t)
+			mu.Lock()
+			defer mu.Unlock()
+			rows[n] = row
 		})
 	}
+	t.Cleanup(func() { // the subtests have ended
+		var b strings.Builder
+		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "fault\tjob\tattempts\tnext try\tevent\tqueue\tfailure\twhat the operator sees")
+		for _, r := range rows {
+			fmt.Fprintln(w, r)
+		}
+		_ = w.Flush()
+		t.Log("\n" + b.String())
+	})
+}
+
+// happens lets a fault happen to one call and returns its row of the table.
+func (f fault) happens(t *testing.T) string {
+	t.Helper()
+	ai := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply { return f.reply }))
+	i := install(t, ai, map[string]string{"ANALYZE_MAX_ATTEMPTS": f.max, "OPENAI_TIMEOUT_MS": "400"})
+	i.ingest()
+	core, logs := observer.New(zapcore.InfoLevel)
+	i.loggingWorker(zap.New(core))
+	a := i.send(callBody("conv_fault"))
+	const job = ` from river_job where kind = 'analyze'`
+	i.wait(f.job, `select state`+job)
+	i.wait(f.state, `select analysis_state from webhook_events where id = $1`, a.EventID)
+	one := func(column string) string {
+		return i.text(`select `+column+` from webhook_events where id = $1`, a.EventID)
+	}
+	if used := i.text(`select attempt` + job); used != strconv.Itoa(f.used) {
+		t.Errorf("%s attempts used, want %d", used, f.used)
+	}
+	var left time.Duration
+	if err := i.pool.QueryRow(t.Context(), `select case when finalized_at is null then scheduled_at - clock_timestamp() else '0' end`+job).Scan(&left); err != nil {
+		t.Fatal(err)
+	}
+	if left < f.soonest || left > f.latest {
+		t.Errorf("the next try is in %s, want %s to %s", left, f.soonest, f.latest)
+	}
+	note := one("processor_note")
+	if !strings.Contains(note, f.note) {
+		t.Errorf("note %q, want it to contain %q", note, f.note)
+	}
+	if strings.Contains(note, "Ольга") || strings.Contains(note, openaitest.Key) {
+		t.Errorf("the note holds what it should not: %q", note)
+	}
+	if code := one("failure_code"); code != f.code {
+		t.Errorf("failure_code %s, want %s", code, f.code)
+	}
+	if complete := one("(failure_code is null) = (failure_fingerprint is null) and (failure_code is null) = (failed_at is null)"); complete != "true" {
+		t.Error("a failure is written down in part")
+	}
+	if n := i.text(`select count(*) from analyses`); n != "0" {
+		t.Errorf("%s analyses", n)
+	}
+	if n := len(ai.Requests()); n != f.requests {
+		t.Errorf("the model was asked %d times, want %d", n, f.requests)
+	}
+	if metrics := one("metrics"); metrics != "NULL" {
+		t.Errorf("metrics without an analysis: %s", metrics)
+	}
+	isPaused := i.text(`select paused_at is not null from river_queue where name = 'analyze'`) == "true"
+	errorLines := logs.FilterLevelExact(zapcore.ErrorLevel).All()
+	lines := 0 // of error: one where a person must act, none else
+	if f.paused || f.state == "dead" {
+		lines = 1
+	}
+	eventually(t, func() string { // it is logged after it was written down
+		if errorLines = logs.FilterLevelExact(zapcore.ErrorLevel).All(); len(errorLines) < lines {
+			return "no line of error"
+		}
+		return ""
+	})
+	if isPaused != f.paused || len(errorLines) != lines {
+		t.Errorf("paused %v, %d lines of error, want %v and %d: %v", isPaused, len(errorLines), f.paused, lines, errorLines)
+	}
+	if f.paused && !strings.Contains(errorLines[0].Message, "Mend OPENAI_API_KEY") {
+		t.Errorf("the log does not say what to do: %s", errorLines[0].Message)
+	}
+	if kept := i.text(`select count(*) from queue_pauses where resumed_at is null`); (kept == "1") != f.paused {
+		t.Errorf("%s pauses are kept", kept)
+	}
+	next, q, seen := "none", "works", note
+	if f.latest > 0 {
+		next = left.Round(time.Second).String()
+	}
+	if isPaused {
+		q, next = "paused", "after a probe"
+		seen += " | ERROR " + strings.SplitAfter(errorLines[0].Message, ".")[0]
+	}
+	return strings.Join([]string{f.name, f.job, fmt.Sprintf("%d of %s", f.used, f.max), next, f.state, q,
+		strings.TrimSuffix(one("failure_code || ' ' || failure_fingerprint"), "NULL"), seen}, "\t")
 }
 
 // After a passing fault the analysis is made, once.

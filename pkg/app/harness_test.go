@@ -123,11 +123,16 @@ func (i *installation) reach(url string) {
 
 func (i *installation) worker() {
 	i.t.Helper()
+	i.loggingWorker(zap.NewNop())
+}
+
+func (i *installation) loggingWorker(log *zap.Logger) {
+	i.t.Helper()
 	c, err := config.LoadWorker(i.t.Context(), config.Map(i.env, nil))
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	p, err := app.NewWorker(i.t.Context(), c, zap.NewNop())
+	p, err := app.NewWorker(i.t.Context(), c, log)
 	if err != nil {
 		i.t.Fatal(err)
 	}
