@@ -259,4 +259,3 @@ func Own(ctx context.Context, tx pgx.Tx, job *rivertype.JobRow) error {
 	}
 	return nil
 }
-
