@@ -106,8 +106,8 @@ func TestThrottledProcesses(t *testing.T) {
 	if n := i.text(`select count(distinct event_id) from analyses`); n != strconv.Itoa(calls) || analysed() != calls {
 		t.Errorf("%d analyses of %s calls, want %d", analysed(), n, calls)
 	}
-	// What was under way in the killed ones was asked again, nothing else.
-	if extra := len(requests) - calls; extra > places {
-		t.Errorf("%d requests for %d calls", len(requests), calls)
+	// What was under way in the two killed ones was asked again, nothing else.
+	if extra := len(requests) - calls; extra > 2*places {
+		t.Errorf("%d requests for %d calls, want at most %d more", len(requests), calls, 2*places)
 	}
 }
