@@ -25,7 +25,7 @@ create index analyses_job on analyses (job_id) where job_id is not null;
 create table throttle_places (
     throttle   text        not null,
     place      integer     not null, -- counted from 1
-    holder     text        not null, -- a process, by a random name of its own
+    holder     text        not null, -- a process: its id there and a random name
     expires_at timestamptz not null,
     primary key (throttle, place)
 ) with (fillfactor = 50);

@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -100,7 +102,7 @@ func New(o Options) *Throttle {
 		o.Patience = defaultPatience
 	}
 	return &Throttle{
-		o: o, holder: rand.Text(),
+		o: o, holder: strconv.Itoa(os.Getpid()) + "/" + rand.Text(),
 		asking: make(chan struct{}, 1), handed: make(chan *place), kick: make(chan struct{}, 1),
 		turns: make(chan struct{}, 1), places: map[int]*place{},
 	}
