@@ -4,7 +4,7 @@
 // # What it is to get along with
 //
 // The service answers HTTP 200 whatever happens; what happened stands in a
-// text within the answer, whose form depends on the version (see parse). It
+// text within the answer, whose form depends on the version (see readCode). It
 // skips unknown columns and empty values in silence. It takes what comes with
 // the Referer of a domain that is registered on the landing, and knows no other
 // authentication.

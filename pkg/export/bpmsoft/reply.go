@@ -62,7 +62,7 @@ func judge(status int, h http.Header, reply []byte) verdict {
 		}
 		return fault(export.Unknown, call.Unavailable, "BPMSoft's answer is larger than %d bytes", maxReply)
 	}
-	code, err := parse(reply)
+	code, err := readCode(reply)
 	switch {
 	case err == nil && code == 0:
 		return verdict{outcome: export.Delivered}
@@ -92,14 +92,14 @@ var bom = []byte("\ufeff")
 // errEmpty means that the service answered, and has nothing to say.
 var errEmpty = errors.New("the answer is empty")
 
-// parse reads the result code out of an answer:
+// readCode reads the result code out of an answer:
 //
 //	{"SaveWebFormObjectDataResult":"{resultMessage:\"…\",resultCode:0}"}
 //
 // The inner object is a text whose keys may be quoted or not; some versions
 // send it as an object. Anything else is an error: errEmpty if there is
 // nothing, or one that says what is not understood.
-func parse(reply []byte) (code int, err error) {
+func readCode(reply []byte) (code int, err error) {
 	reply = bytes.TrimSpace(bytes.TrimPrefix(reply, bom))
 	if len(reply) == 0 {
 		return 0, errEmpty
