@@ -15,8 +15,8 @@ import (
 	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
+	"postcall/pkg/call"
 	"postcall/pkg/config"
-	"postcall/pkg/export/markdown"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
 	"postcall/pkg/telemetry"
@@ -49,7 +49,7 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		}
 	}()
 	// A connection for each analysis and export, and a few for River itself.
-	w.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall worker", int32(min(c.MaxConcurrency, 32)+8), workerStatement)
+	w.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall worker", int32(min(c.MaxConcurrency, 32)+min(c.CRMConcurrency, 32)+8), workerStatement)
 	if err != nil {
 		return nil, err
 	}
@@ -82,19 +82,28 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		Pool: w.pool, Analyzer: analyzer, Throttle: w.throttle, Breaker: w.breaker,
 		Metrics: work.NewMetrics(registry), Log: log, Limit: limit,
 	}
-	if c.MarkdownEnabled {
-		analyses.Exports = append(analyses.Exports, func(id int64) river.JobArgs { return queue.Markdown{AnalysisID: id} })
+	targets, err := targets(c, log)
+	if err != nil {
+		return nil, err
+	}
+	longest, exports := max(limit, time.Minute), map[call.Target]int{}
+	for _, t := range targets {
+		if t.Enabled {
+			analyses.Exports = append(analyses.Exports, t)
+		}
+		// Registered even when nothing is exported: jobs of before are still this
+		// installation's.
+		work.AddExport(workers, &work.Export{Target: t, Pool: w.pool, Log: log})
+		if t.Concurrency > 0 {
+			exports[t.Exporter.Target()] = t.Concurrency
+		}
+		longest = max(longest, t.Limit())
 	}
 	river.AddWorker(workers, analyses)
-	// Registered even when nothing new is exported: jobs of before are still
-	// this installation's.
-	river.AddWorker(workers, &work.Export[queue.Markdown]{
-		Pool: w.pool, Exporter: markdown.New(c.MarkdownPath, c.Location()), Log: log,
-	})
 	river.AddWorker(workers, &work.Reconcile{Pool: w.pool, Log: log})
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
 		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
-		Timeout: max(work.AnalyzeTimeout(limit, w.throttle), time.Minute), SoftStop: c.ShutdownTimeout(),
+		Exports: exports, Timeout: max(longest, work.AnalyzeTimeout(limit, w.throttle)), SoftStop: c.ShutdownTimeout(),
 	})
 	if err != nil {
 		return nil, err
@@ -170,7 +179,8 @@ func (w *Worker) Serve(ctx context.Context) error {
 		return fmt.Errorf("starting to work: %w", err)
 	}
 	w.log.Info("working", zap.String("analyzer", w.config.Analyzer), zap.String("model", w.model()),
-		zap.Int("concurrency", w.config.MaxConcurrency), zap.Duration("min_gap_ms", w.config.MinGap()), zap.Bool("crm_markdown", w.config.MarkdownEnabled))
+		zap.Int("concurrency", w.config.MaxConcurrency), zap.Duration("min_gap_ms", w.config.MinGap()), zap.Bool("crm_markdown", w.config.MarkdownEnabled),
+		zap.Bool("crm_bpmsoft", w.config.CRMEnabled), zap.Bool("crm_dry_run", w.config.CRMDryRun))
 	wg.Go(func() { w.breaker.Run(ctx, w.client) })
 	<-ctx.Done()
 	w.log.Info("stopping: no new jobs are begun")

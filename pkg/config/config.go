@@ -105,7 +105,35 @@ type Worker struct {
 	MarkdownEnabled bool   `env:"CRM_MD_ENABLED, default=true" desc:"Whether each result is appended to the Markdown file"`
 	MarkdownPath    string `env:"CRM_MD_PATH, default=memory-bank/crm.md" check:"one_line" desc:"The Markdown file that results are appended to"`
 	TimeZone        string `env:"CRM_TIME_ZONE, default=Europe/Moscow" check:"time_zone" desc:"The time zone of the times in that file"`
+
+	CRMEnabled         bool   `env:"EXTERNAL_CRM_ENABLED, default=false" desc:"Whether results are sent to BPMSoft"`
+	CRMDryRun          bool   `env:"EXTERNAL_CRM_DRY_RUN, default=false" desc:"Record what would be sent to BPMSoft, and send nothing"`
+	CRMServiceURL      string `env:"CRM_SERVICE_URL" check:"http_url" required:"worker, if EXTERNAL_CRM_ENABLED" desc:"BPMSoft's landing service, the whole address: https://crm.example.com/0/ServiceModel/GeneratedObjectWebFormService.svc/SaveWebFormObjectData, on .NET 8 without /0"`
+	CRMLandingID       string `env:"CRM_LANDING_ID" check:"guid" required:"worker, if EXTERNAL_CRM_ENABLED" desc:"The landing's id, from the code that BPMSoft shows on the landing's page"`
+	CRMReferer         string `env:"CRM_REFERER" check:"http_url" required:"worker, if EXTERNAL_CRM_ENABLED, or CRM_TRUSTED_ORIGIN" desc:"The page that the lead is said to come from; it must begin with a domain that is registered on the landing. Default: CRM_TRUSTED_ORIGIN"`
+	CRMTrustedOrigin   string `env:"CRM_TRUSTED_ORIGIN" check:"http_url" desc:"What is sent as Origin, and as Referer if CRM_REFERER is not set"`
+	CRMUser            string `env:"CRM_BASIC_AUTH_USER" check:"one_line" desc:"The user of the HTTP authentication that some stands put in front of BPMSoft"`
+	CRMPassword        Secret `env:"CRM_BASIC_AUTH_PASS" check:"one_line" desc:"The password to it"`
+	CRMAllowHTTP       bool   `env:"CRM_ALLOW_HTTP, default=false" desc:"Allow an http:// address, over which leads and password can be read on the way"`
+	CRMAsync           bool   `env:"CRM_ASYNC, default=false" desc:"The stand works later on what has contact fields: its yes then means accepted, not delivered"`
+	CRMLeadSource      string `env:"CRM_LEAD_SOURCE" check:"one_line" desc:"The lead source, in BPMSoft mostly the id of a row of the lookup Lead sources"`
+	CRMFieldMap        string `env:"CRM_FIELD_MAP" check:"one_line" desc:"The YAML file that says which fields are sent and which calls; empty for the built-in one, which is pkg/export/bpmsoft/fields.yaml"`
+	CRMTimeoutMS       int    `env:"CRM_TIMEOUT_MS, default=25000" min:"100" max:"300000" desc:"How long BPMSoft may take for one lead, in milliseconds; its business processes run meanwhile"`
+	CRMMaxRetries      int    `env:"CRM_MAX_RETRIES, default=5" min:"0" max:"50" desc:"How often sending is tried again before it is left to a person"`
+	CRMConcurrency     int    `env:"CRM_MAX_CONCURRENCY, default=2" min:"1" max:"100" desc:"How many leads a worker sends at once"`
+	CRMMinMS           int    `env:"CRM_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two leads, across all workers, in milliseconds"`
+	CRMCircuitFailures int    `env:"CRM_CIRCUIT_FAILURES, default=10" min:"0" max:"1000" desc:"After how many failures in a row nothing is sent for a while; 0 for never"`
+	CRMCircuitOpenMS   int    `env:"CRM_CIRCUIT_OPEN_MS, default=30000" min:"100" max:"900000" desc:"For how long, in milliseconds; twice as long each time that it fails again, up to 15 minutes"`
 }
+
+// CRMTimeout is how long BPMSoft may take for one lead.
+func (c Worker) CRMTimeout() time.Duration { return milliseconds(c.CRMTimeoutMS) }
+
+// CRMInterval is the least time between the starts of two leads.
+func (c Worker) CRMInterval() time.Duration { return milliseconds(c.CRMMinMS) }
+
+// CRMCircuitOpen is how long nothing is sent after repeated failures.
+func (c Worker) CRMCircuitOpen() time.Duration { return milliseconds(c.CRMCircuitOpenMS) }
 
 // OpenAIAttempt is how long one answer of the model may take.
 func (c Worker) OpenAIAttempt() time.Duration { return milliseconds(c.OpenAITimeout) }

@@ -13,6 +13,7 @@ import (
 	"time"
 	_ "time/tzdata" // a container without zone files still knows the zones
 
+	"github.com/google/uuid"
 	"github.com/nyaruka/phonenumbers"
 	"github.com/sethvargo/go-envconfig"
 
@@ -69,6 +70,13 @@ func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 	c, problems := load[Worker](ctx, from)
 	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: the worker takes its jobs from PostgreSQL. "+databaseHelp)
 	problems = keyless(problems, c)
+	const crmHelp = "is not set: EXTERNAL_CRM_ENABLED needs it. "
+	problems = missing(problems, "CRM_SERVICE_URL", c.CRMEnabled && c.CRMServiceURL == "", crmHelp+
+		"It is the whole address that ends in SaveWebFormObjectData")
+	problems = missing(problems, "CRM_LANDING_ID", c.CRMEnabled && c.CRMLandingID == "", crmHelp+
+		"It is the formId in the code that BPMSoft shows on the landing's page")
+	problems = missing(problems, "CRM_REFERER", c.CRMEnabled && c.CRMReferer == "" && c.CRMTrustedOrigin == "", crmHelp+
+		"BPMSoft refuses what does not come from a domain that is registered on the landing")
 	return c, joined(problems)
 }
 
@@ -261,6 +269,12 @@ var rules = map[string]struct {
 		return oneLine(s)
 	}},
 	"one_line": {"a text on one line", oneLine},
+	"guid": {"a GUID, such as 5f0c1d1e-7d3a-4b0f-9b0a-0d6f6a1f2c3b", func(s string) error {
+		if _, err := uuid.Parse(s); err != nil {
+			return errors.New("is not a GUID")
+		}
+		return nil
+	}},
 	"host_port": {"host:port, such as 127.0.0.1:9090", func(s string) error {
 		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
 			return errors.New("is not an address with a port")

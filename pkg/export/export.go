@@ -27,8 +27,24 @@ type Delivery struct {
 	Again        bool
 }
 
-// Receipt is the proof of an export, kept in crm_dispatches.
+// Outcome is what is known of one attempt.
+type Outcome string
+
+// The outcomes.
+const (
+	Delivered Outcome = "delivered" // the target has it
+	Accepted  Outcome = "accepted"  // taken, and worked on later
+	Refused   Outcome = "refused"   // understood and not taken
+	Unknown   Outcome = "unknown"   // it may have arrived; a repeat settles it
+	Failed    Outcome = "failed"    // it certainly has not arrived
+)
+
+// Receipt is the proof of one attempt, kept in crm_dispatches. An Exporter
+// returns it together with an error too, so that what was sent and what came
+// back is kept either way; without an error the outcome is Delivered or
+// Accepted.
 type Receipt struct {
+	Outcome    Outcome
 	Payload    json.RawMessage // what was sent, or where it was put
 	Response   string          // the target's answer, hostile text
 	HTTPStatus int             // 0 where HTTP is not spoken

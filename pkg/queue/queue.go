@@ -24,11 +24,9 @@ import (
 	"postcall/pkg/call"
 )
 
-// The queues. Exports have one of their own: a slow target never holds up an
-// analysis.
+// The queues. Each target of results has one of its own beside these: see Export.
 const (
 	QueueAnalyze     = "analyze"
-	QueueMarkdown    = "crm_markdown"
 	QueueMaintenance = river.QueueDefault
 )
 
@@ -50,22 +48,6 @@ func (Analyze) Kind() string { return "analyze" }
 // InsertOpts are the job's defaults.
 func (Analyze) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{Queue: QueueAnalyze, UniqueOpts: unfinished}
-}
-
-// Markdown is the job that appends an analysis to the Markdown file.
-type Markdown struct {
-	AnalysisID int64 `json:"analysis_id" river:"unique"`
-}
-
-// Kind is the job's name in the database.
-func (Markdown) Kind() string { return "crm_markdown" }
-
-// Analysis is the id of the analysis to hand over.
-func (m Markdown) Analysis() int64 { return m.AnalysisID }
-
-// InsertOpts are the job's defaults.
-func (Markdown) InsertOpts() river.InsertOpts {
-	return river.InsertOpts{Queue: QueueMarkdown, UniqueOpts: unfinished}
 }
 
 // Reconcile is the periodic job that brings webhook_events in line with jobs
@@ -123,6 +105,8 @@ type Options struct {
 	Workers *river.Workers
 	// Analyses is how many analyses run at once in this process.
 	Analyses int
+	// Exports is how many exports run at once in this process, for each target.
+	Exports map[call.Target]int
 	// Timeout is the longest that any job of this installation may run.
 	Timeout time.Duration
 	// SoftStop is how long jobs may finish once the client is told to stop.
@@ -146,10 +130,11 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config.Logger = o.Logger
 	config.Workers = o.Workers
 	config.Queues = map[string]river.QueueConfig{
-		QueueAnalyze: {MaxWorkers: o.Analyses},
-		// Appends to the file take turns anyhow, under its lock.
-		QueueMarkdown:    {MaxWorkers: 2},
+		QueueAnalyze:     {MaxWorkers: o.Analyses},
 		QueueMaintenance: {MaxWorkers: 2},
+	}
+	for to, n := range o.Exports {
+		config.Queues[QueueOf(to)] = river.QueueConfig{MaxWorkers: n}
 	}
 	// River's default of 100 ms between fetches would hold a worker with few
 	// places to as many jobs every 100 ms, however short they are.

@@ -33,8 +33,8 @@ type Analyze struct {
 	Throttle *throttle.Throttle
 	// Breaker stops the analyses when the model server refuses them all.
 	Breaker *Breaker
-	// Exports makes the jobs that hand a stored analysis on.
-	Exports []func(analysisID int64) river.JobArgs
+	// Exports are the targets that a stored analysis is handed to.
+	Exports []Target
 	Metrics *Metrics
 	Log     *zap.Logger
 	// Limit is the longest that one analysis may take, once it has its place.
@@ -183,8 +183,8 @@ func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *c
 			}
 		}
 		jobs := make([]river.InsertManyParams, len(w.Exports))
-		for i, export := range w.Exports {
-			jobs[i] = river.InsertManyParams{Args: export(a.ID), InsertOpts: &river.InsertOpts{Metadata: queue.MetadataOf(job.JobRow).Encode()}}
+		for i, target := range w.Exports {
+			jobs[i] = target.Job(a.ID, queue.MetadataOf(job.JobRow))
 		}
 		if _, err := river.ClientFromContext[pgx.Tx](ctx).InsertManyTx(ctx, tx, jobs); err != nil {
 			return fmt.Errorf("enqueueing the exports: %w", err)

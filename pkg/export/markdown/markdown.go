@@ -110,7 +110,7 @@ func (e *Exporter) Export(ctx context.Context, d export.Delivery) (export.Receip
 	if err != nil {
 		return export.Receipt{}, call.Errorf(call.Internal, "write the receipt of a Markdown entry: %w", err)
 	}
-	return export.Receipt{Payload: payload, Response: answer}, nil
+	return export.Receipt{Outcome: export.Delivered, Payload: payload, Response: answer}, nil
 }
 
 // place is where an entry stands: the payload of a receipt.

@@ -1,0 +1,34 @@
+package work
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"go.uber.org/zap"
+
+	"postcall/pkg/call"
+	"postcall/pkg/queue"
+)
+
+// Reconcile works the reconcile jobs: an event whose analysis was given up
+// without its worker's doing (killed in its last attempt, cancelled or
+// discarded by hand) is marked dead, so that it is seen.
+type Reconcile struct {
+	river.WorkerDefaults[queue.Reconcile]
+
+	Pool *pgxpool.Pool
+	Log  *zap.Logger
+}
+
+// Work brings the events in line.
+func (w *Reconcile) Work(ctx context.Context, _ *river.Job[queue.Reconcile]) error {
+	ids, err := queue.MarkDead(ctx, w.Pool)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		w.Log.Error("analysis given up without its worker", zap.Int64("event_id", id), zap.String("state", string(call.StateDead)))
+	}
+	return nil
+}
