@@ -227,4 +227,5 @@ type Target string
 const (
 	TargetMarkdown Target = "markdown"
 	TargetBPMSoft  Target = "bpmsoft"
+	TargetWebhook  Target = "webhook"
 )
