@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"postcall/pkg/call"
 	"postcall/pkg/export"
@@ -126,7 +127,7 @@ func (r Reply) HTML() bool {
 }
 
 // Text is the reply's body as it may be stored: valid UTF-8 of at most limit
-// bytes, without what jsonb and text columns cannot hold or a terminal obeys.
+// characters, without what jsonb and text columns cannot hold or a terminal obeys.
 func (r Reply) Text(limit int) string { return Plain(string(r.Body), limit) }
 
 // RetryAfter reads Retry-After (seconds or a date), 0 where it does not tell.
@@ -171,26 +172,29 @@ func (r Reply) Failure(who string) (export.Outcome, *call.Error) {
 	return export.Refused, call.Errorf(call.Invalid, "%s answered %s", who, status)
 }
 
-// Plain makes text from outside storable and inert: valid UTF-8, at most limit
-// bytes (a cut is marked), line breaks as \n, without other control
+// Plain makes text from outside storable and inert: valid UTF-8 of at most
+// limit characters (a cut is marked), line breaks as \n, without other control
 // characters and without the invisible ones that turn or hide text. What is
 // left may still be markup: whoever shows it escapes it.
 func Plain(s string, limit int) string {
-	const cut = "…"
 	var b strings.Builder
-	s = strings.ReplaceAll(s, "\r\n", "\n")
-	for _, r := range s {
+	n, end := 0, 0 // characters written, and where the last that fits with a mark behind it ends
+	for i, r := range s {
 		switch {
+		case r == '\r' && strings.HasPrefix(s[i+1:], "\n"):
+			continue
 		case r == '\r' || r == '\u2028' || r == '\u2029' || r == '\u0085':
 			r = '\n'
 		case r == '\n' || r == '\t':
-		case r == unicode.ReplacementChar, unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs, unicode.Noncharacter_Code_Point):
+		case r == utf8.RuneError, unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs, unicode.Noncharacter_Code_Point):
 			continue
 		}
+		if n == limit {
+			return b.String()[:end] + "…"
+		}
 		b.WriteRune(r)
-		if b.Len() > limit {
-			kept := b.String()[:max(0, limit-len(cut))]
-			return strings.ToValidUTF8(kept, "") + cut
+		if n++; n < limit {
+			end = b.Len()
 		}
 	}
 	return b.String()

@@ -8,10 +8,11 @@ import (
 	"postcall/pkg/export/outbound"
 )
 
-// Bounds of the texts that call.Result does not bound, in bytes.
+// Bounds of the texts that call.Result does not bound, in characters.
 const (
-	maxID   = 512
-	maxName = 512
+	maxID   = 200
+	maxName = 200
+	maxCode = 40
 )
 
 type message struct {
@@ -62,7 +63,7 @@ func messageOf(d export.Delivery) message {
 		Analyzer:      outbound.Plain(a.Analyzer, maxName),
 		Model:         outbound.Plain(a.Model, maxName),
 		PromptVersion: outbound.Plain(a.PromptVersion, maxName),
-		Trigger:       string(a.Trigger),
+		Trigger:       outbound.Plain(string(a.Trigger), maxCode),
 		Result:        bounded(a.Result),
 		Metrics:       a.Result.Metrics,
 	}}
@@ -78,18 +79,22 @@ func bounded(r call.Result) call.Result {
 	r.Topic = plain(r.Topic, call.MaxTopic)
 	r.Intent = plain(r.Intent, call.MaxIntent)
 	r.Outcome = plain(r.Outcome, call.MaxOutcome)
-	r.SummaryRU = outbound.Plain(r.SummaryRU, widest*call.MaxSummary)
+	r.SummaryRU = outbound.Plain(r.SummaryRU, call.MaxSummary)
 	r.ClientName = plain(r.ClientName, call.MaxName)
 	r.Phone = plain(r.Phone, call.MaxPhone)
+	r.OutcomeCode = call.OutcomeCode(outbound.Plain(string(r.OutcomeCode), maxCode))
+	if r.Sentiment != nil {
+		r.Sentiment = new(call.Sentiment(outbound.Plain(string(*r.Sentiment), maxCode)))
+	}
 	recommendations := call.Recommendations{}
 	for _, s := range r.Recommendations[:min(len(r.Recommendations), call.MaxRecommendations)] {
-		recommendations = append(recommendations, outbound.Plain(s, widest*call.MaxRecommendation))
+		recommendations = append(recommendations, outbound.Plain(s, call.MaxRecommendation))
 	}
 	r.Recommendations = recommendations
 	evidence := []call.Evidence{}
 	for _, e := range r.Evidence[:min(len(r.Evidence), call.MaxEvidence)] {
-		e.Claim = outbound.Plain(e.Claim, widest*call.MaxQuote)
-		e.Quote = outbound.Plain(e.Quote, widest*call.MaxQuote)
+		e.Claim = outbound.Plain(e.Claim, call.MaxQuote)
+		e.Quote = outbound.Plain(e.Quote, call.MaxQuote)
 		evidence = append(evidence, e)
 	}
 	r.Evidence = evidence
@@ -97,12 +102,9 @@ func bounded(r call.Result) call.Result {
 	return r
 }
 
-// widest is the most bytes that a character takes.
-const widest = 4
-
 func plain(s *string, characters int) *string {
 	if s == nil {
 		return nil
 	}
-	return new(outbound.Plain(*s, widest*characters))
+	return new(outbound.Plain(*s, characters))
 }

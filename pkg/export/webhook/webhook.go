@@ -59,7 +59,7 @@ import (
 // Type is the type of every message.
 const Type = "call.analyzed"
 
-// maxResponse is how much of an answer is kept, in bytes.
+// maxResponse is how much of an answer is kept, in characters.
 const maxResponse = 4 << 10
 
 // Bounds of a signing key, in bytes, as the scheme recommends at least.
