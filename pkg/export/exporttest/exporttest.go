@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -87,8 +88,8 @@ func Hostile(n int64) export.Delivery {
 	d := Delivery(n)
 	const nasty = "<script>alert(1)</script>\r\nX-Evil: 1\r\n\r\n' or 1 eq 1 or startswith(Name,'\" {{.Event}} ${jndi:x}\x00\x1b[2J\u202e\u200b\ufeff\xff "
 	text := nasty + strings.Repeat("А<b>&'\"\\", 1<<20/10)
-	d.Event.AgentID, d.Event.ConversationID, d.Event.RequestID, d.Event.Status = text, fmt.Sprint(n)+text, text, text
-	d.Event.DedupKey = fmt.Sprint(n) + text
+	d.Event.AgentID, d.Event.ConversationID, d.Event.RequestID, d.Event.Status = text, strconv.FormatInt(n, 10)+text, text, text
+	d.Event.DedupKey = strconv.FormatInt(n, 10) + text
 	c := &d.Conversation
 	c.ID, c.AgentID, c.AgentName, c.Language, c.Direction, c.ExternalNumber, c.KnownName = text, text, text, text, text, text, text
 	c.Title, c.Summary, c.TerminationReason, c.Error = text, text, text, text
@@ -132,6 +133,7 @@ func Test(t *testing.T, setup func(t *testing.T) Bench) {
 }
 
 func once(t *testing.T, b Bench) {
+	t.Helper()
 	if b.Exporter.Target() == "" {
 		t.Error("the exporter does not name its target")
 	}
@@ -140,6 +142,7 @@ func once(t *testing.T, b Bench) {
 }
 
 func again(t *testing.T, b Bench) {
+	t.Helper()
 	d := Delivery(1)
 	delivered(t, b, d)
 	before := records(t, b, 1)
@@ -153,6 +156,7 @@ func again(t *testing.T, b Bench) {
 }
 
 func againAbsent(t *testing.T, b Bench) {
+	t.Helper()
 	d := Delivery(1)
 	d.Again = true
 	delivered(t, b, d)
@@ -160,6 +164,7 @@ func againAbsent(t *testing.T, b Bench) {
 }
 
 func each(t *testing.T, b Bench) {
+	t.Helper()
 	for n := range int64(3) {
 		delivered(t, b, Delivery(n+1))
 	}
@@ -167,6 +172,7 @@ func each(t *testing.T, b Bench) {
 }
 
 func together(t *testing.T, b Bench) {
+	t.Helper()
 	const calls, copies = 10, 3
 	for n := range int64(calls) { // so that the copies below are true repetitions
 		delivered(t, b, Delivery(n+1))
@@ -193,6 +199,7 @@ func together(t *testing.T, b Bench) {
 }
 
 func unread(t *testing.T, b Bench) {
+	t.Helper()
 	if b.Unread == nil {
 		t.Skip("the target answers at once")
 	}
@@ -209,6 +216,7 @@ func unread(t *testing.T, b Bench) {
 }
 
 func away(t *testing.T, b Bench) {
+	t.Helper()
 	if b.Away == nil {
 		t.Skip("the target cannot be away")
 	}
@@ -220,6 +228,7 @@ func away(t *testing.T, b Bench) {
 }
 
 func refused(t *testing.T, b Bench) {
+	t.Helper()
 	if b.Refuse == nil {
 		t.Skip("the target refuses nothing")
 	}
@@ -241,6 +250,7 @@ func refused(t *testing.T, b Bench) {
 }
 
 func over(t *testing.T, b Bench) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	receipt, err := export1(t, b, ctx, Delivery(1))
@@ -254,6 +264,7 @@ func over(t *testing.T, b Bench) {
 }
 
 func cancelled(t *testing.T, b Bench) {
+	t.Helper()
 	if b.Unread == nil {
 		t.Skip("the target answers at once")
 	}
@@ -271,6 +282,7 @@ func cancelled(t *testing.T, b Bench) {
 }
 
 func hostile(t *testing.T, b Bench) {
+	t.Helper()
 	receipt := delivered(t, b, Hostile(1))
 	if strings.ContainsRune(string(receipt.Payload), 0) || strings.Contains(string(receipt.Payload), `\u0000`) {
 		t.Error("the payload holds what jsonb cannot")
@@ -293,6 +305,7 @@ func hostile(t *testing.T, b Bench) {
 }
 
 func bare(t *testing.T, b Bench) {
+	t.Helper()
 	d := export.Delivery{
 		Event:    call.Event{ID: 1, DedupKey: "sha256:00", ReceivedAt: time.Unix(1795000000, 0)},
 		Analysis: call.Analysis{ID: 1, EventID: 1, CreatedAt: time.Unix(1795000001, 0), Result: call.Result{OutcomeCode: call.OutcomeUnclear, SummaryRU: "Ничего не сказано."}},

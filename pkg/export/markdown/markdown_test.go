@@ -554,6 +554,7 @@ func BenchmarkExportAgain(b *testing.B) {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	exporttest.Test(t, func(t *testing.T) exporttest.Bench {
+		t.Helper()
 		e := setup(t)
 		return exporttest.Bench{Exporter: e, Records: func() []string {
 			b, err := os.ReadFile(e.path)

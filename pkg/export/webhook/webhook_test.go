@@ -124,6 +124,7 @@ func setup(t *testing.T, o webhook.Options) (*webhook.Exporter, *receiver) {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	exporttest.Test(t, func(t *testing.T) exporttest.Bench {
+		t.Helper()
 		e, r := setup(t, webhook.Options{Timeout: time.Second})
 		return exporttest.Bench{
 			Exporter: e, Records: r.records, Unread: r.unread, Away: r.http.Close,
