@@ -228,4 +228,5 @@ type Target string
 const (
 	TargetMarkdown Target = "markdown"
 	TargetBPMSoft  Target = "bpmsoft"
+	TargetWebhook  Target = "webhook"
 )

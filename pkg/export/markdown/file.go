@@ -70,7 +70,7 @@ func (e *Exporter) put(ctx context.Context, m marker, entry string, again bool) 
 	}
 	where, err := e.append(file, guard, entry)
 	if err != nil {
-		return place{}, "", e.trouble("append an entry", err)
+		return place{}, answerBegun, e.trouble("append an entry", err)
 	}
 	return where, answerWritten, nil
 }

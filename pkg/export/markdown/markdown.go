@@ -91,6 +91,7 @@ func (e *Exporter) Target() call.Target { return call.TargetMarkdown }
 const (
 	answerWritten = "written"
 	answerThere   = "already there"
+	answerBegun   = "begun" // and then something failed
 )
 
 // Export appends the entry of d and returns once it is on the disk. With
@@ -100,11 +101,15 @@ const (
 // delivery; past it nothing is written any more.
 func (e *Exporter) Export(ctx context.Context, d export.Delivery) (export.Receipt, error) {
 	if d.Analysis.ID <= 0 {
-		return export.Receipt{}, call.Errorf(call.Invalid, "an analysis without an id cannot be told apart in the Markdown file")
+		return export.Receipt{Outcome: export.Failed}, call.Errorf(call.Invalid, "an analysis without an id cannot be told apart in the Markdown file")
 	}
 	where, answer, err := e.put(ctx, markerOf(d), render(d, e.loc), d.Again)
 	if err != nil {
-		return export.Receipt{}, err
+		outcome := export.Failed
+		if answer == answerBegun {
+			outcome = export.Unknown
+		}
+		return export.Receipt{Outcome: outcome, Response: answer}, err
 	}
 	payload, err := json.Marshal(where)
 	if err != nil {

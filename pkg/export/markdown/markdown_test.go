@@ -16,6 +16,7 @@ import (
 
 	"postcall/pkg/call"
 	"postcall/pkg/export"
+	"postcall/pkg/export/exporttest"
 )
 
 var update = flag.Bool("update", false, "rewrite memory-bank/crm.example.md from the code")
@@ -548,4 +549,22 @@ func BenchmarkExportAgain(b *testing.B) {
 	for b.Loop() {
 		export1(b, e, d)
 	}
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	exporttest.Test(t, func(t *testing.T) exporttest.Bench {
+		t.Helper()
+		e := setup(t)
+		return exporttest.Bench{Exporter: e, Records: func() []string {
+			b, err := os.ReadFile(e.path)
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return strings.Split(string(b), markerStart)[1:]
+		}}
+	})
 }
