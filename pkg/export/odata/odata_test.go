@@ -178,21 +178,21 @@ func TestContact(t *testing.T) {
 		linked   string
 		searches int
 	}{
-		{"as it is", "+375291234567", "", []bpmsofttest.Communication{{ann, "+375 (29) 123-45-67"}}, ann, 1},
-		{"domestic in Belarus", "+375291234567", "", []bpmsofttest.Communication{{ann, "8 029 123-45-67"}}, ann, 1},
-		{"domestic in Russia", "+79990000002", "", []bpmsofttest.Communication{{ann, "8 (999) 000-00-02"}}, ann, 1},
-		{"twice the same contact", "+375291234567", "", []bpmsofttest.Communication{{ann, "+375291234567"}, {ann, "80291234567"}}, ann, 1},
-		{"two contacts", "+375291234567", "", []bpmsofttest.Communication{{ann, "+375291234567"}, {bob, "80291234567"}}, "", 1},
-		{"another country's number that ends alike", "+375291234567", "", []bpmsofttest.Communication{{bob, "+7 929 123-45-67"}, {ann, "+49 7 291234567"}}, "", 1},
-		{"beside one that ends alike", "+375291234567", "", []bpmsofttest.Communication{{bob, "+49 7 291234567"}, {ann, "+375291234567"}}, ann, 1},
-		{"nobody's", "+375291234567", "", []bpmsofttest.Communication{{ann, "+375297654321"}}, "", 1},
-		{"no contact in the row", "+375291234567", "", []bpmsofttest.Communication{{"00000000-0000-0000-0000-000000000000", "+375291234567"}}, "", 1},
-		{"from the telephony", "", "+375291234567", []bpmsofttest.Communication{{ann, "+375291234567"}}, ann, 1},
-		{"said badly, from the telephony", "не сказал", "+375291234567", []bpmsofttest.Communication{{ann, "+375291234567"}}, ann, 1},
-		{"without a country code", "29 123-45-67", "", []bpmsofttest.Communication{{ann, "+375291234567"}}, ann, 1},
-		{"none", "", "", []bpmsofttest.Communication{{ann, "+375291234567"}}, "", 0},
-		{"too short", "112", "", []bpmsofttest.Communication{{ann, "112"}}, "", 0},
-		{"an expression", "') or startswith(SearchNumber,'", "", []bpmsofttest.Communication{{ann, "+375291234567"}}, "", 0},
+		{"as it is", "+375291234567", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375 (29) 123-45-67"}}, ann, 1},
+		{"domestic in Belarus", "+375291234567", "", []bpmsofttest.Communication{{ContactID: ann, Number: "8 029 123-45-67"}}, ann, 1},
+		{"domestic in Russia", "+79990000002", "", []bpmsofttest.Communication{{ContactID: ann, Number: "8 (999) 000-00-02"}}, ann, 1},
+		{"twice the same contact", "+375291234567", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}, {ContactID: ann, Number: "80291234567"}}, ann, 1},
+		{"two contacts", "+375291234567", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}, {ContactID: bob, Number: "80291234567"}}, "", 1},
+		{"another country's number that ends alike", "+375291234567", "", []bpmsofttest.Communication{{ContactID: bob, Number: "+7 929 123-45-67"}, {ContactID: ann, Number: "+49 7 291234567"}}, "", 1},
+		{"beside one that ends alike", "+375291234567", "", []bpmsofttest.Communication{{ContactID: bob, Number: "+49 7 291234567"}, {ContactID: ann, Number: "+375291234567"}}, ann, 1},
+		{"nobody's", "+375291234567", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375297654321"}}, "", 1},
+		{"no contact in the row", "+375291234567", "", []bpmsofttest.Communication{{ContactID: "00000000-0000-0000-0000-000000000000", Number: "+375291234567"}}, "", 1},
+		{"from the telephony", "", "+375291234567", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}}, ann, 1},
+		{"said badly, from the telephony", "не сказал", "+375291234567", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}}, ann, 1},
+		{"without a country code", "29 123-45-67", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}}, ann, 1},
+		{"none", "", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}}, "", 0},
+		{"too short", "112", "", []bpmsofttest.Communication{{ContactID: ann, Number: "112"}}, "", 0},
+		{"an expression", "') or startswith(SearchNumber,'", "", []bpmsofttest.Communication{{ContactID: ann, Number: "+375291234567"}}, "", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,238 @@
+package app_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"golang.org/x/sync/errgroup"
+
+	"postcall/pkg/bpmsofttest"
+)
+
+const landingID = "7d9f4c1e-2b3a-4c5d-8e6f-0123456789ab"
+
+// crm makes an installation that sends leads to a landing service.
+func crm(t *testing.T, env map[string]string) (*installation, *bpmsofttest.LandingServer) {
+	t.Helper()
+	stand := bpmsofttest.NewLanding(t, bpmsofttest.LandingOptions{ID: landingID, Domain: "https://flats.example", UnquotedKeys: true})
+	i := install(t, nil, map[string]string{
+		"LOG_LEVEL": "warn", "EXTERNAL_CRM_ENABLED": "true", "CRM_SERVICE_URL": stand.URL(), "CRM_ALLOW_HTTP": "true",
+		"CRM_LANDING_ID": landingID, "CRM_REFERER": "https://flats.example/", "CRM_TIMEOUT_MS": "2000", "CRM_MAX_CONCURRENCY": "8",
+		"CRM_CIRCUIT_FAILURES": "0", "CRM_MD_ENABLED": "false",
+	})
+	for k, v := range env {
+		i.env[k] = v
+	}
+	return i, stand
+}
+
+// hasten brings forward what waits for its next try.
+func (i *installation) hasten() {
+	i.t.Helper()
+	if _, err := i.pool.Exec(i.t.Context(), `update river_job set scheduled_at = now() where state in ('retryable', 'scheduled') and scheduled_at > now()`); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
+// With a CRM that fails for every third request, half of the time after it has
+// taken the lead, and a worker that is killed three times, each call becomes
+// one lead. POSTCALL_TEST_LEADS sets how many calls; 500 is the full size.
+func TestLeadsArriveOnce(t *testing.T) {
+	t.Parallel()
+	calls := 150
+	if n, err := strconv.Atoi(os.Getenv("POSTCALL_TEST_LEADS")); err == nil {
+		calls = n
+	}
+	i, stand := crm(t, map[string]string{"CRM_MAX_RETRIES": "30", "ANALYZE_MAX_CONCURRENCY": "8"})
+	chance := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same faults in each run
+	faults := 0
+	stand.Fail(func(int) *bpmsofttest.Fault { // under the server's lock
+		if chance.Float64() >= 0.3 {
+			return nil
+		}
+		faults++
+		f := &bpmsofttest.Fault{Done: chance.Float64() < 0.5}
+		switch chance.IntN(4) {
+		case 0:
+			f.Status = http.StatusInternalServerError
+		case 1: // the connection is cut
+		case 2:
+			f.Status, f.Body = http.StatusOK, `{"SaveWebFormObjectDataResult":"{resultMe`
+		case 3:
+			f.Status, f.Header = http.StatusServiceUnavailable, http.Header{"Content-Type": {"text/html"}}
+		}
+		return f
+	})
+	i.ingest()
+	var g errgroup.Group
+	g.SetLimit(8)
+	for n := range calls {
+		g.Go(func() error {
+			_, err := i.post.Send(t.Context(), callBody("conv_lead_"+strconv.Itoa(n)))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, done := range []int{calls / 10, calls / 3, calls / 2} {
+		cmd, out := i.process("worker")
+		eventually(t, func() string {
+			i.hasten()
+			if n := len(stand.Leads()); n < done {
+				return fmt.Sprintf("%d leads, waiting for %d: %s", n, done, out)
+			}
+			return ""
+		})
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		// What it held is taken for stuck at once, instead of minutes later.
+		if _, err := i.pool.Exec(t.Context(), `
+			with places as (update throttle_places set expires_at = now())
+			update river_job set attempted_at = attempted_at - interval '1 hour' where state = 'running'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i.process("worker")
+	eventually(t, func() string {
+		i.hasten()
+		if n := i.text(`select count(distinct event_id) from crm_dispatches where target = 'bpmsoft' and status = 'delivered'`); n != strconv.Itoa(calls) {
+			return n + " delivered: " + i.text(`select json_object_agg(k, n) from (select kind || ' ' || state as k, count(*) as n from river_job group by 1) s`)
+		}
+		return ""
+	})
+	byCall := map[string]int{}
+	for _, l := range stand.Leads() {
+		byCall[l.Fields["UsrConversationId"]]++
+	}
+	for n := range calls {
+		if c := byCall["conv_lead_"+strconv.Itoa(n)]; c != 1 {
+			t.Errorf("call %d became %d leads", n, c)
+		}
+	}
+	if len(byCall) != calls {
+		t.Errorf("%d calls among the leads, want %d", len(byCall), calls)
+	}
+	if got := i.text(`select count(*) from (select event_id from crm_dispatches where status = 'delivered' group by 1 having count(*) > 1) twice`); got != "0" {
+		t.Errorf("%s calls are recorded as delivered more than once", got)
+	}
+	t.Logf("%d calls, %d requests, %d of them failed, 3 kills: %d leads", calls, stand.Requests(), faults, len(stand.Leads()))
+}
+
+// What becomes of a lead by what the stand does, to each attempt or to the
+// first.
+func TestLeadOutcomes(t *testing.T) {
+	t.Parallel()
+	reply := func(body string) *bpmsofttest.Fault { return &bpmsofttest.Fault{Status: http.StatusOK, Body: body} }
+	status := func(code int) *bpmsofttest.Fault { return &bpmsofttest.Fault{Status: code} }
+	arrived := func(f *bpmsofttest.Fault) *bpmsofttest.Fault { f.Done = true; return f }
+	const refusal = `{"SaveWebFormObjectDataResult":"{resultMessage:\"Нет доступа\",resultCode:-1}"}`
+	type test struct {
+		name     string
+		fault    *bpmsofttest.Fault
+		always   bool   // not only at the first attempt
+		statuses string // of the attempts, in order
+		job      string // its final state
+		leads    int
+	}
+	tests := []test{
+		{"taken", nil, false, "delivered", "completed", 1},
+		{"500, once", status(500), false, "unknown delivered", "completed", 1},
+		{"500 after it was taken, once", arrived(status(500)), false, "unknown delivered", "completed", 1},
+		{"connection cut, once", &bpmsofttest.Fault{}, false, "unknown delivered", "completed", 1},
+		{"connection cut after it was taken, once", &bpmsofttest.Fault{Done: true}, false, "unknown delivered", "completed", 1},
+		{"an answer not understood, once", arrived(reply("{}")), false, "unknown delivered", "completed", 1},
+		{"429, once", status(429), false, "failed delivered", "completed", 1},
+		{"refused, once", reply(refusal), false, "refused delivered", "completed", 1},
+		{"500, always", status(500), true, "unknown unknown unknown", "discarded", 0},
+		{"refused, always", reply(refusal), true, "refused refused refused", "discarded", 0},
+		{"empty result, once", reply(`{"SaveWebFormObjectDataResult":""}`), false, "failed delivered", "completed", 1},
+		{"404, once", status(404), false, "failed delivered", "completed", 1},
+		{"a page, once", reply("<html>"), false, "failed delivered", "completed", 1},
+	}
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "the stand\tattempts\tjob\tleads")
+	results := make(chan [4]string, len(tests))
+	t.Run("outcomes", func(t *testing.T) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				i, stand := crm(t, map[string]string{"CRM_MAX_RETRIES": "2"})
+				stand.Fail(func(n int) *bpmsofttest.Fault {
+					if n == 1 || test.always {
+						return test.fault
+					}
+					return nil
+				})
+				i.ingest()
+				i.worker()
+				i.send(callBody("conv_outcome"))
+				eventually(t, func() string {
+					i.hasten()
+					if got := i.text(`select state from river_job where kind = 'crm_bpmsoft'`); got != test.job {
+						return "the job is " + got + " after " + i.text(`select string_agg(status, ' ' order by id) from crm_dispatches`)
+					}
+					return ""
+				})
+				statuses := i.text(`select string_agg(status, ' ' order by id) from crm_dispatches where target = 'bpmsoft'`)
+				if statuses != test.statuses {
+					t.Errorf("attempts %q, want %q", statuses, test.statuses)
+				}
+				if n := len(stand.Leads()); n != test.leads {
+					t.Errorf("%d leads, want %d", n, test.leads)
+				}
+				if got := i.text(`select count(*) from crm_dispatches where payload is null`); got != "0" {
+					t.Errorf("%s attempts without what was sent", got)
+				}
+				results <- [4]string{test.name, statuses, test.job, strconv.Itoa(len(stand.Leads()))}
+			})
+		}
+	})
+	close(results)
+	for r := range results {
+		fmt.Fprintln(w, strings.Join(r[:], "\t"))
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + table.String())
+}
+
+// A dry run records what would be sent and sends nothing; what the rules leave
+// out says why; a second analysis of a call that was delivered is not sent.
+func TestLeadsNotSent(t *testing.T) {
+	t.Parallel()
+	i, stand := crm(t, map[string]string{"EXTERNAL_CRM_DRY_RUN": "true"})
+	i.ingest()
+	i.worker()
+	a := i.send(callBody("conv_dry"))
+	i.wait("dry_run", `select status from crm_dispatches where event_id = $1`, a.EventID)
+	if got := i.text(`select payload -> 'formData' ->> 'formId' from crm_dispatches where event_id = $1`, a.EventID); got != landingID {
+		t.Errorf("what would be sent is not recorded: %s", got)
+	}
+	if stand.Requests() != 0 {
+		t.Error("a dry run asked the stand")
+	}
+	rules := t.TempDir() + "/map.yaml"
+	if err := os.WriteFile(rules, []byte("send: {has_phone: true}\nfields: {Name: {value: \"{{.ClientName}}\", default: x}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i, stand = crm(t, map[string]string{"CRM_FIELD_MAP": rules})
+	i.ingest()
+	i.worker()
+	a = i.send(callBody("conv_no_phone"))
+	i.wait("skipped: left out by the rules: no phone number is known",
+		`select status || ': ' || response_text from crm_dispatches where event_id = $1`, a.EventID)
+	if stand.Requests() != 0 {
+		t.Error("what the rules leave out was sent")
+	}
+}
