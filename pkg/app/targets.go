@@ -1,7 +1,9 @@
 package app
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,7 +13,10 @@ import (
 	"postcall/pkg/export"
 	"postcall/pkg/export/bpmsoft"
 	"postcall/pkg/export/markdown"
+	"postcall/pkg/export/odata"
+	"postcall/pkg/export/webhook"
 	"postcall/pkg/postgres"
+	"postcall/pkg/queue"
 	"postcall/pkg/work"
 )
 
@@ -22,6 +27,7 @@ func targets(c config.Worker, log *zap.Logger) ([]work.Target, error) {
 	for _, setUp := range []func(config.Worker, *zap.Logger) (work.Target, error){
 		toMarkdown,
 		toBPMSoft,
+		toWebhook,
 	} {
 		t, err := setUp(c, log)
 		if err != nil {
@@ -65,9 +71,9 @@ func toBPMSoft(c config.Worker, log *zap.Logger) (work.Target, error) {
 		Enabled:     true,
 		Concurrency: c.CRMConcurrency,
 		MinInterval: c.CRMInterval(),
-		Attempt:     c.CRMTimeout(),
+		Attempt:     e.Longest,
 		MaxAttempts: c.CRMMaxRetries + 1,
-		Circuit:     postgres.Circuit{Failures: c.CRMCircuitFailures, Open: c.CRMCircuitOpen(), Probe: c.CRMTimeout() + time.Minute},
+		Circuit:     postgres.Circuit{Failures: c.CRMCircuitFailures, Open: c.CRMCircuitOpen(), Probe: e.Longest + time.Minute},
 		OncePerCall: true,
 		Choose:      e.Choose,
 	}
@@ -77,17 +83,80 @@ func toBPMSoft(c config.Worker, log *zap.Logger) (work.Target, error) {
 	return t, nil
 }
 
-// BPMSoft makes the exporter to BPMSoft's landing service from the
-// configuration.
-func BPMSoft(c config.Worker, log *zap.Logger) (*bpmsoft.Exporter, error) {
+func toWebhook(c config.Worker, _ *zap.Logger) (work.Target, error) {
+	if c.WebhookOutURL == "" {
+		return work.Target{Exporter: off(call.TargetWebhook)}, nil
+	}
+	secrets := make([]string, len(c.WebhookOutSecrets))
+	for i, s := range c.WebhookOutSecrets {
+		secrets[i] = s.Reveal()
+	}
+	e, err := webhook.New(webhook.Options{URL: c.WebhookOutURL, Secrets: secrets, Timeout: c.WebhookOutTimeout(), Plain: c.WebhookOutAllowHTTP})
+	if err != nil {
+		return work.Target{}, fmt.Errorf("setting up the webhook (WEBHOOK_OUT_URL): %w", err)
+	}
+	return work.Target{
+		Exporter: e, Enabled: true, Concurrency: 4, Attempt: c.WebhookOutTimeout(), MaxAttempts: queue.ExportAttempts,
+		Circuit: postgres.Circuit{Failures: 10, Open: 30 * time.Second, Probe: c.WebhookOutTimeout() + time.Minute},
+	}, nil
+}
+
+// CRM is the exporter to BPMSoft in the configured mode, with what commands and
+// the worker need beside it.
+type CRM struct {
+	export.Exporter
+	Choose  func(export.Delivery) string
+	Preview func(export.Delivery) (export.Receipt, error)
+	Check   func(context.Context) []export.Finding
+	Longest time.Duration // of one attempt
+}
+
+// BPMSoft makes the exporter to BPMSoft from the configuration; it connects to
+// nothing. Errors are Invalid.
+func BPMSoft(c config.Worker, log *zap.Logger) (CRM, error) {
 	m, err := bpmsoft.Load(c.CRMFieldMap)
 	if err != nil {
-		return nil, err
+		return CRM{}, err
 	}
-	return bpmsoft.New(bpmsoft.Options{
+	var by *odata.Exporter
+	if c.CRMODataURL != "" && c.CRMODataUser != "" && c.CRMODataPassword != "" {
+		by, err = odata.New(odata.Options{
+			URL: c.CRMODataURL, User: c.CRMODataUser, Password: c.CRMODataPassword.Reveal(),
+			Timeout: c.CRMTimeout(), Region: c.PhoneRegion, Plain: c.CRMAllowHTTP,
+		})
+		if err != nil {
+			return CRM{}, fmt.Errorf("setting up OData (CRM_ODATA_URL): %w", err)
+		}
+	}
+	if c.CRMMode == "odata" {
+		return CRM{
+			Exporter: by, Preview: by.Preview, Longest: odataRequests * c.CRMTimeout(),
+			Choose: func(d export.Delivery) string { return m.Choose(d, c.PhoneRegion) },
+			Check:  func(ctx context.Context) []export.Finding { return by.Check(ctx, "", "") },
+		}, nil
+	}
+	e, err := bpmsoft.New(bpmsoft.Options{
 		URL: c.CRMServiceURL, AllowHTTP: c.CRMAllowHTTP, LandingID: c.CRMLandingID,
 		Referer: c.CRMReferer, Origin: c.CRMTrustedOrigin,
 		User: c.CRMUser, Password: c.CRMPassword.Reveal(), Timeout: c.CRMTimeout(),
 		Async: c.CRMAsync, LeadSource: c.CRMLeadSource, Region: c.PhoneRegion, Mapping: m, Log: log,
 	})
+	if err != nil {
+		return CRM{}, err
+	}
+	return CRM{
+		Exporter: e, Preview: e.Preview, Choose: e.Choose, Longest: c.CRMTimeout(),
+		Check: func(ctx context.Context) []export.Finding {
+			list := e.Check(ctx)
+			if by != nil {
+				list = append(list, by.Check(ctx, c.CRMLandingID, cmp.Or(c.CRMReferer, c.CRMTrustedOrigin))...)
+			}
+			return list
+		},
+	}, nil
 }
+
+// odataRequests is how many requests of an attempt may each take as long as
+// one may. It makes up to fifteen, yet of a stand that is that slow the rest is
+// better tried later.
+const odataRequests = 4

@@ -53,11 +53,11 @@ type LandingServer struct {
 }
 
 // NewLanding starts a landing service that ends with the test.
-func NewLanding(t testing.TB, o LandingOptions) *LandingServer {
-	t.Helper()
+func NewLanding(tb testing.TB, o LandingOptions) *LandingServer {
+	tb.Helper()
 	s := &LandingServer{options: o, leads: map[string]*Lead{}}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		s.Answer()
 		s.http.Close()
 	})

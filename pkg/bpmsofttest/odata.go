@@ -35,6 +35,7 @@ type Operation string
 const (
 	Login   Operation = "login"
 	Search  Operation = "search"  // GET ContactCommunication
+	List    Operation = "list"    // GET Activity
 	Read    Operation = "read"    // GET Activity(id)
 	Create  Operation = "create"  // POST Activity
 	Update  Operation = "update"  // PATCH Activity(id)
@@ -309,6 +310,8 @@ func (s *OData) route(r *http.Request) (Operation, string) {
 	switch {
 	case path == "/Activity" && r.Method == http.MethodPost:
 		return Create, ""
+	case path == "/Activity" && r.Method == http.MethodGet:
+		return List, ""
 	case path == "/ContactCommunication" && r.Method == http.MethodGet:
 		return Search, ""
 	case m != nil && m[1] == "GeneratedWebForm" && r.Method == http.MethodGet:
@@ -337,6 +340,8 @@ func (s *OData) work(r *http.Request, o Operation, id string, body []byte) answe
 	switch o {
 	case Search:
 		a = s.search(r)
+	case List:
+		a = answer{body: map[string]any{"value": slices.Collect(maps.Values(s.activities))}}
 	case Create:
 		a = s.create(r, body)
 	case Read:

@@ -108,12 +108,16 @@ type Worker struct {
 
 	CRMEnabled         bool   `env:"EXTERNAL_CRM_ENABLED, default=false" desc:"Whether results are sent to BPMSoft"`
 	CRMDryRun          bool   `env:"EXTERNAL_CRM_DRY_RUN, default=false" desc:"Record what would be sent to BPMSoft, and send nothing"`
+	CRMMode            string `env:"CRM_MODE, default=landing" oneof:"landing,odata" desc:"landing makes leads by the landing service, odata makes activities of contacts by a user of BPMSoft"`
 	CRMServiceURL      string `env:"CRM_SERVICE_URL" check:"http_url" required:"worker, if EXTERNAL_CRM_ENABLED" desc:"BPMSoft's landing service, the whole address: https://crm.example.com/0/ServiceModel/GeneratedObjectWebFormService.svc/SaveWebFormObjectData, on .NET 8 without /0"`
 	CRMLandingID       string `env:"CRM_LANDING_ID" check:"guid" required:"worker, if EXTERNAL_CRM_ENABLED" desc:"The landing's id, from the code that BPMSoft shows on the landing's page"`
 	CRMReferer         string `env:"CRM_REFERER" check:"http_url" required:"worker, if EXTERNAL_CRM_ENABLED, or CRM_TRUSTED_ORIGIN" desc:"The page that the lead is said to come from; it must begin with a domain that is registered on the landing. Default: CRM_TRUSTED_ORIGIN"`
 	CRMTrustedOrigin   string `env:"CRM_TRUSTED_ORIGIN" check:"http_url" desc:"What is sent as Origin, and as Referer if CRM_REFERER is not set"`
 	CRMUser            string `env:"CRM_BASIC_AUTH_USER" check:"one_line" desc:"The user of the HTTP authentication that some stands put in front of BPMSoft"`
 	CRMPassword        Secret `env:"CRM_BASIC_AUTH_PASS" check:"one_line" desc:"The password to it"`
+	CRMODataURL        string `env:"CRM_ODATA_URL" check:"http_url" required:"worker, if CRM_MODE=odata" desc:"BPMSoft's OData, the whole address: https://crm.example.com/0/odata, without /0 on .NET 8; with CRM_MODE=landing only postcall crm check uses it"`
+	CRMODataUser       string `env:"CRM_ODATA_USER" check:"one_line" required:"worker, if CRM_MODE=odata" desc:"The user to log in as"`
+	CRMODataPassword   Secret `env:"CRM_ODATA_PASS" check:"one_line" required:"worker, if CRM_MODE=odata" desc:"The password to it"`
 	CRMAllowHTTP       bool   `env:"CRM_ALLOW_HTTP, default=false" desc:"Allow an http:// address, over which leads and password can be read on the way"`
 	CRMAsync           bool   `env:"CRM_ASYNC, default=false" desc:"The stand works later on what has contact fields: its yes then means accepted, not delivered"`
 	CRMLeadSource      string `env:"CRM_LEAD_SOURCE" check:"one_line" desc:"The lead source, in BPMSoft mostly the id of a row of the lookup Lead sources"`
@@ -124,10 +128,18 @@ type Worker struct {
 	CRMMinMS           int    `env:"CRM_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two leads, across all workers, in milliseconds"`
 	CRMCircuitFailures int    `env:"CRM_CIRCUIT_FAILURES, default=10" min:"0" max:"1000" desc:"After how many failures in a row nothing is sent for a while; 0 for never"`
 	CRMCircuitOpenMS   int    `env:"CRM_CIRCUIT_OPEN_MS, default=30000" min:"100" max:"900000" desc:"For how long, in milliseconds; twice as long each time that it fails again, up to 15 minutes"`
+
+	WebhookOutURL       string   `env:"WEBHOOK_OUT_URL" check:"http_url" desc:"Where each result is posted to, signed by the Standard Webhooks scheme; empty for nowhere"`
+	WebhookOutSecrets   []Secret `env:"WEBHOOK_OUT_SECRET" check:"one_line" required:"worker, if WEBHOOK_OUT_URL" desc:"What it is signed with: whsec_ and base64, several separated by commas while one is replaced"`
+	WebhookOutTimeoutMS int      `env:"WEBHOOK_OUT_TIMEOUT_MS, default=15000" min:"100" max:"300000" desc:"How long the receiver may take, in milliseconds"`
+	WebhookOutAllowHTTP bool     `env:"WEBHOOK_OUT_ALLOW_HTTP, default=false" desc:"Allow an http:// address, over which results can be read on the way"`
 }
 
 // CRMTimeout is how long BPMSoft may take for one lead.
 func (c Worker) CRMTimeout() time.Duration { return milliseconds(c.CRMTimeoutMS) }
+
+// WebhookOutTimeout is how long the webhook's receiver may take.
+func (c Worker) WebhookOutTimeout() time.Duration { return milliseconds(c.WebhookOutTimeoutMS) }
 
 // CRMInterval is the least time between the starts of two leads.
 func (c Worker) CRMInterval() time.Duration { return milliseconds(c.CRMMinMS) }

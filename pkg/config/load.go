@@ -70,14 +70,33 @@ func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 	c, problems := load[Worker](ctx, from)
 	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: the worker takes its jobs from PostgreSQL. "+databaseHelp)
 	problems = keyless(problems, c)
+	return c, joined(targetless(problems, c))
+}
+
+// LoadCRM reads the worker's configuration for commands that only look at the
+// CRM: neither a key nor a database is asked for, and the CRM's settings are
+// wanted even where it is not switched on yet.
+func LoadCRM(ctx context.Context, from Lookuper) (Worker, error) {
+	c, problems := load[Worker](ctx, from)
+	c.CRMEnabled = true
+	return c, joined(targetless(problems, c))
+}
+
+// targetless adds what the targets that are switched on lack.
+func targetless(problems []Problem, c Worker) []Problem {
 	const crmHelp = "is not set: EXTERNAL_CRM_ENABLED needs it. "
-	problems = missing(problems, "CRM_SERVICE_URL", c.CRMEnabled && c.CRMServiceURL == "", crmHelp+
+	landing, odata := c.CRMEnabled && c.CRMMode == "landing", c.CRMEnabled && c.CRMMode == "odata"
+	problems = missing(problems, "CRM_SERVICE_URL", landing && c.CRMServiceURL == "", crmHelp+
 		"It is the whole address that ends in SaveWebFormObjectData")
-	problems = missing(problems, "CRM_LANDING_ID", c.CRMEnabled && c.CRMLandingID == "", crmHelp+
+	problems = missing(problems, "CRM_LANDING_ID", landing && c.CRMLandingID == "", crmHelp+
 		"It is the formId in the code that BPMSoft shows on the landing's page")
-	problems = missing(problems, "CRM_REFERER", c.CRMEnabled && c.CRMReferer == "" && c.CRMTrustedOrigin == "", crmHelp+
+	problems = missing(problems, "CRM_REFERER", landing && c.CRMReferer == "" && c.CRMTrustedOrigin == "", crmHelp+
 		"BPMSoft refuses what does not come from a domain that is registered on the landing")
-	return c, joined(problems)
+	problems = missing(problems, "CRM_ODATA_URL", odata && c.CRMODataURL == "", crmHelp+"It ends in /0/odata, or in /odata on .NET 8")
+	problems = missing(problems, "CRM_ODATA_USER", odata && c.CRMODataUser == "", crmHelp+"It is a user of BPMSoft who may use OData")
+	problems = missing(problems, "CRM_ODATA_PASS", odata && c.CRMODataPassword == "", crmHelp+"It is that user's password")
+	return missing(problems, "WEBHOOK_OUT_SECRET", c.WebhookOutURL != "" && len(c.WebhookOutSecrets) == 0,
+		"is not set: without a signature the receiver cannot tell us from a stranger. `openssl rand -base64 32` makes what follows whsec_")
 }
 
 // LoadDrain reads what draining a spool needs. The error is an *Error with all

@@ -49,3 +49,21 @@ type Receipt struct {
 	Response   string          // the target's answer, hostile text
 	HTTPStatus int             // 0 where HTTP is not spoken
 }
+
+// Finding is one thing that a check of a target found. Advice says what to do
+// about it; it is empty where all is well.
+type Finding struct {
+	Level  Level
+	Text   string
+	Advice string
+}
+
+// Level is how bad a finding is.
+type Level string
+
+// The levels.
+const (
+	OK   Level = "ok"
+	Warn Level = "warn" // it may work
+	Fail Level = "fail" // it cannot work
+)

@@ -81,3 +81,13 @@ func LatestResult(ctx context.Context, db DB, eventID, before int64) (*call.Resu
 	}
 	return &r, nil
 }
+
+// NewestAnalysis is the id of the newest analysis of an event. NotFound if it
+// has none.
+func NewestAnalysis(ctx context.Context, db DB, eventID int64) (id int64, err error) {
+	err = db.QueryRow(ctx, `select id from analyses where event_id = $1 order by id desc limit 1`, eventID).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, call.Errorf(call.NotFound, "event %d has no analysis", eventID)
+	}
+	return id, failed("looking for an analysis", err)
+}

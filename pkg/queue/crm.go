@@ -27,15 +27,15 @@ type Export struct {
 }
 
 // Kind is the job's name in the database.
-func (e Export) Kind() string { return QueueOf(e.To) }
+func (e Export) Kind() string { return TargetQueue(e.To) }
 
 // InsertOpts are the job's defaults.
 func (e Export) InsertOpts() river.InsertOpts {
-	return river.InsertOpts{Queue: QueueOf(e.To), UniqueOpts: unfinished}
+	return river.InsertOpts{Queue: TargetQueue(e.To), UniqueOpts: unfinished}
 }
 
-// QueueOf is the name of a target's jobs and of their queue.
-func QueueOf(to call.Target) string { return "crm_" + string(to) }
+// TargetQueue is the name of a target's jobs and of their queue.
+func TargetQueue(to call.Target) string { return "crm_" + string(to) }
 
 // ResendCRM enqueues in tx that the newest analysis of an event is handed to a
 // target, and returns the job's id. A job that is waiting for a later attempt

@@ -134,7 +134,7 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 		QueueMaintenance: {MaxWorkers: 2},
 	}
 	for to, n := range o.Exports {
-		config.Queues[QueueOf(to)] = river.QueueConfig{MaxWorkers: n}
+		config.Queues[TargetQueue(to)] = river.QueueConfig{MaxWorkers: n}
 	}
 	// River's default of 100 ms between fetches would hold a worker with few
 	// places to as many jobs every 100 ms, however short they are.

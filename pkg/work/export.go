@@ -147,7 +147,7 @@ func (w *Export) next(ctx context.Context, job *river.Job[queue.Export], err err
 
 func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step, error) {
 	id, target := job.Args.AnalysisID, w.Exporter.Target()
-	delivery, err := w.delivery(ctx, id)
+	delivery, err := Delivery(ctx, w.Pool, id)
 	if err != nil {
 		return "", err
 	}
@@ -208,13 +208,13 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 	return "", err
 }
 
-// delivery reads what is to be handed over.
-func (w *Export) delivery(ctx context.Context, id int64) (export.Delivery, error) {
-	analysis, err := postgres.Analysis(ctx, w.Pool, id)
+// Delivery reads what is handed over of an analysis.
+func Delivery(ctx context.Context, pool *pgxpool.Pool, analysisID int64) (export.Delivery, error) {
+	analysis, err := postgres.Analysis(ctx, pool, analysisID)
 	if err != nil {
 		return export.Delivery{}, err
 	}
-	event, err := postgres.Event(ctx, w.Pool, analysis.EventID)
+	event, err := postgres.Event(ctx, pool, analysis.EventID)
 	if err != nil {
 		return export.Delivery{}, err
 	}

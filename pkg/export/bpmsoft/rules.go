@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"postcall/pkg/call"
+	"postcall/pkg/export"
 )
 
 // rules say which calls are sent. The zero value sends all.
@@ -28,6 +29,12 @@ func (r rules) check() error {
 		return fmt.Errorf("min_quality: %d is not 0 to 5", r.MinQuality)
 	}
 	return nil
+}
+
+// Choose says why a result is not to be sent, by the mapping's rules, and
+// nothing if it is. region is the country of numbers without a country code.
+func (m *Mapping) Choose(d export.Delivery, region string) string {
+	return m.choose(newView(d, "", region))
 }
 
 // choose says why a call is not to be sent, and nothing if it is.
