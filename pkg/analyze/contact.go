@@ -47,15 +47,18 @@ func NormalPhone(raw, region string) (string, bool) {
 //
 //  1. the number that the telephony told (Conversation.ExternalNumber);
 //  2. else claimed, what a model read, but only if its digits occur in what a
-//     user said or in what ElevenLabs collected: a number for joining records
-//     must not be one that a model, or somebody who talked to it, made up;
+//     user said or in what ElevenLabs collected, and not the agent's own: a
+//     number for joining records must not be one that a model, or somebody who
+//     talked to it, made up;
 //  3. else a value that ElevenLabs collected under a name like phone.
 func Phone(c *call.Conversation, region, claimed string) *string {
 	if n, ok := NormalPhone(c.ExternalNumber, region); ok {
 		return &n
 	}
 	if n, ok := NormalPhone(claimed, region); ok && numberTold(c, n, call.RoleUser) {
-		return &n
+		if own, known := NormalPhone(c.AgentNumber, region); !known || own != n {
+			return &n
+		}
 	}
 	if v := Collected(c, "phone", "phone_number", "client_phone", "customer_phone", "contact_phone", "mobile", "telephone", "телефон", "номер_телефона"); v != "" {
 		if n, ok := NormalPhone(v, region); ok {
@@ -65,20 +68,34 @@ func Phone(c *call.Conversation, region, claimed string) *string {
 	return nil
 }
 
-// SaidPhone finds the first phone number that a user said in digits, with the
-// turn it was said in.
-func SaidPhone(c *call.Conversation, region string) (number string, turn int, found bool) {
+// Said is a phone number that a user said, with the turn it was first said in.
+type Said struct {
+	Number string // E.164
+	Turn   int
+}
+
+// SaidPhones finds the phone numbers that users said in digits, each once, in
+// their order. The agent's own number is none, nor is one that an agent said
+// first: who reads a number back only repeats the company's.
+func SaidPhones(c *call.Conversation, region string) []Said {
+	var list []Said
+	heard := map[string]bool{}
+	if own, ok := NormalPhone(c.AgentNumber, region); ok {
+		heard[own] = true
+	}
 	for _, t := range c.Turns {
-		if t.Role != call.RoleUser {
-			continue
-		}
 		for _, raw := range phoneLike.FindAllString(t.Text, -1) {
-			if n, ok := NormalPhone(raw, region); ok {
-				return n, t.Index, true
+			n, ok := NormalPhone(raw, region)
+			if !ok || heard[n] {
+				continue
+			}
+			heard[n] = true
+			if t.Role == call.RoleUser {
+				list = append(list, Said{n, t.Index})
 			}
 		}
 	}
-	return "", 0, false
+	return list
 }
 
 // numberTold reports whether the national part of an E.164 number occurs among

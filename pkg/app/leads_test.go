@@ -129,6 +129,7 @@ func TestLeadsArriveOnce(t *testing.T) {
 
 // What becomes of a lead by what the stand does, to each attempt or to the
 // first.
+//
 //nolint:tparallel // the group below waits for its parallel parts, to print their table
 func TestLeadOutcomes(t *testing.T) {
 	t.Parallel()

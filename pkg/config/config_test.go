@@ -59,6 +59,10 @@ func TestProblems(t *testing.T) {
 		_, err := config.LoadWorker(t.Context(), config.Map(env, nil))
 		return err
 	}
+	evaluation := func(env map[string]string) error {
+		_, err := config.LoadEval(t.Context(), config.Map(env, nil))
+		return err
+	}
 	with := func(pairs ...string) map[string]string {
 		env := map[string]string{}
 		for k, v := range usable {
@@ -78,6 +82,8 @@ func TestProblems(t *testing.T) {
 		{"networks", ingest(with("WEBHOOK_ALLOWED_CIDRS", "elevenlabs,nowhere", "TRUSTED_PROXIES", "0.0.0.0/0")), []string{"WEBHOOK_ALLOWED_CIDRS", "TRUSTED_PROXIES"}},
 		{"nothing set, worker", worker(nil), []string{"DATABASE_URL", "OPENAI_API_KEY"}},
 		{"builtin needs no key", worker(map[string]string{"ANALYZER": "builtin", "DATABASE_URL": usable["DATABASE_URL"]}), nil},
+		{"eval needs no database", evaluation(map[string]string{"OPENAI_API_KEY": "sk-topsecret"}), nil},
+		{"nothing set, eval", evaluation(nil), []string{"OPENAI_API_KEY"}},
 		{"everything wrong at once", ingest(with(
 			"PORT", "http", "WEBHOOK_TOLERANCE_SEC", "-1", "LOG_FORMAT", "xml", "ANALYZE_AUTO", "perhaps", "BIND_ADDR", "localhost")),
 			[]string{"PORT", "WEBHOOK_TOLERANCE_SEC", "LOG_FORMAT", "ANALYZE_AUTO", "BIND_ADDR"}},

@@ -92,6 +92,9 @@ func Run(ctx context.Context, a analyze.Analyzer, calls []Call, o Options) ([]Ou
 			break // the group or ctx says why
 		}
 		g.Go(func() error {
+			if err := running.Err(); err != nil {
+				return err // it ended while this one waited for its place
+			}
 			analysis, err := attempt(running, a, outcomes[i].Call, o)
 			if running.Err() != nil && err != nil {
 				return err // stopped in the middle: nothing is known of this call

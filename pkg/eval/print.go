@@ -3,6 +3,7 @@ package eval
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -182,11 +183,12 @@ func (p Printer) Comparison(first, second Report, c Comparison) {
 
 func (p Printer) verdict(v Verdict) string {
 	c := cell{shown(v.Got), red}
-	switch {
-	case v.Kind == NoAnswer:
+	switch v.Kind {
+	case NoAnswer:
 		c.text = "no answer"
-	case v.Kind == Agreed:
+	case Agreed:
 		c.color = green
+	default:
 	}
 	return p.paint(c)
 }
@@ -202,7 +204,7 @@ func header(names ...string) []cell {
 	return row
 }
 
-func number(n int) cell { return cell{fmt.Sprint(n), none} }
+func number(n int) cell { return cell{strconv.Itoa(n), none} }
 
 func percent(s Share) cell {
 	v, ok := s.Value()

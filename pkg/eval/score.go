@@ -248,7 +248,7 @@ func verdicts(o Outcome) []Verdict {
 }
 
 // verdict is one verdict, none for a field without a label.
-func verdict[T any](field string, label Accepted[T], got *T, agree func(got, accepted T) bool, print func(T) string) []Verdict {
+func verdict[T any](field string, label Accepted[T], got *T, agree func(got, accepted T) bool, text func(T) string) []Verdict {
 	if !label.Set {
 		return nil
 	}
@@ -256,7 +256,7 @@ func verdict[T any](field string, label Accepted[T], got *T, agree func(got, acc
 		if v == nil {
 			return "null"
 		}
-		return print(*v)
+		return text(*v)
 	}
 	v := Verdict{Field: field, Kind: Wrong, Expected: show(label.Values[0]), Got: show(got)}
 	told := false // some accepted value is not null

@@ -3,17 +3,24 @@
 // leaves null what neither tells:
 //
 //	topic            ElevenLabs' title of the call
-//	intent           a value the agent collected under a name like intent
-//	outcome_code     a transfer or booking tool that worked; else clear words of
-//	                 the customer (see phrases); else a contact that was left;
-//	                 else informed, if ElevenLabs calls the call successful;
-//	                 else unclear
-//	quality          ElevenLabs' criteria and its verdict; less one if a tool failed
-//	sentiment        only where the customer's words leave no doubt
+//	intent           a value the agent collected under a name like intent; else
+//	                 the sentence of ElevenLabs' summary that says what the
+//	                 customer wanted
+//	outcome_code     a transfer or booking tool that worked, or a criterion of
+//	                 that name that was met; else clear words of the customer (see
+//	                 phrases); else a criterion that tells of a contact, a call
+//	                 back or a complaint; else a contact that was left; else
+//	                 informed, if ElevenLabs calls the call successful; else
+//	                 unclear
+//	quality          ElevenLabs' criteria and its verdict; less one if a tool
+//	                 failed; null where nobody was reached
+//	sentiment        only where the customer's words leave no doubt: thanks in a
+//	                 call that failed may be scorn
 //	summary_ru       ElevenLabs' summary if it is in Russian, else the facts
 //	recommendations  what follows from the outcome, and failed tools
 //	client_name      the agent's own variables or collected data
-//	phone            the telephony, collected data, or said in digits
+//	phone            the telephony, collected data, or the only number that the
+//	                 customer said in digits
 //
 // The same conversation always gives the same result.
 package builtin
@@ -35,7 +42,7 @@ const Name = "builtin"
 
 // PromptVersion stands in stored results for the rules of this package. It
 // changes when they do.
-const PromptVersion = "builtin/1"
+const PromptVersion = "builtin/2"
 
 // Options are what can be set.
 type Options struct {
@@ -67,21 +74,24 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 	}
 	metrics := analyze.Metrics(c)
 	r := call.Result{
-		Topic:              optional(c.Title, call.MaxTopic),
-		Intent:             optional(analyze.Collected(c, "intent", "intention", "purpose", "call_reason", "reason", "намерение", "цель", "цель_звонка"), call.MaxIntent),
-		Quality:            quality(c, metrics),
+		Topic:              a.optional(c, c.Title, call.MaxTopic),
+		Intent:             a.intent(c),
 		Sentiment:          sentiment(c),
 		ClientName:         analyze.ClientName(c, ""),
 		InjectionSuspected: analyze.InjectionSuspected(c),
 		Evidence:           []call.Evidence{},
 		Metrics:            &metrics,
 	}
-	said, saidAt, left := analyze.SaidPhone(c, a.region)
-	r.Phone = analyze.Phone(c, a.region, said)
+	said := analyze.SaidPhones(c, a.region)
+	claimed := ""
+	if len(said) == 1 { // of several only a reader can tell which is the one to call
+		claimed = said[0].Number
+	}
+	r.Phone = analyze.Phone(c, a.region, claimed)
 
 	found := outcome(c)
-	if found.code == "" && left {
-		found = finding{code: call.OutcomeLead, turn: saidAt, quoted: true}
+	if found.code == "" && len(said) > 0 {
+		found = finding{code: call.OutcomeLead, turn: said[0].Turn, quoted: true}
 	}
 	if found.code == "" && analyze.Phone(&call.Conversation{Collected: c.Collected}, a.region, "") != nil {
 		found.code = call.OutcomeLead
@@ -93,16 +103,22 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 		found.code = call.OutcomeUnclear
 	}
 	r.OutcomeCode = found.code
-	if text := outcomes[found.code].text; text != "" {
-		r.Outcome = &text
+	if found.words.text == "" {
+		found.words = outcomes[found.code]
+	}
+	if found.words.text != "" {
+		r.Outcome = &found.words.text
+	}
+	if found.code != call.OutcomeNoContact {
+		r.Quality = quality(c, metrics)
 	}
 	if found.quoted {
 		r.Evidence = analyze.Verify(c, []call.Evidence{{
-			Claim: outcomes[found.code].text, Turn: found.turn, Quote: quote(c, found.turn),
+			Claim: found.words.text, Turn: found.turn, Quote: quote(c, found.turn),
 		}})
 	}
-	r.Recommendations = recommendations(found.code, metrics)
-	r.SummaryRU = summary(c, r, metrics)
+	r.Recommendations = recommendations(found.words.next, metrics)
+	r.SummaryRU = a.summary(c, r, metrics)
 	if err := r.Validate(); err != nil {
 		return nil, call.Errorf(call.Internal, "the built-in analyser made an invalid result: %w", err)
 	}
@@ -112,8 +128,11 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 	}, nil
 }
 
-// outcomes says in Russian what each code means and what follows from it.
-var outcomes = map[call.OutcomeCode]struct{ text, next string }{
+// wording says in Russian what an outcome means and what follows from it.
+type wording struct{ text, next string }
+
+// outcomes are the wordings of the codes.
+var outcomes = map[call.OutcomeCode]wording{
 	call.OutcomeLead:      {"Клиент оставил контакт", "Связаться с клиентом по оставленному контакту."},
 	call.OutcomeMeeting:   {"Назначена встреча", "Подтвердить встречу с клиентом."},
 	call.OutcomeCallback:  {"Клиент просит перезвонить", "Перезвонить клиенту."},
@@ -124,11 +143,14 @@ var outcomes = map[call.OutcomeCode]struct{ text, next string }{
 	call.OutcomeNoContact: {"Ответил автоответчик", "Повторить звонок в другое время."},
 }
 
+var wrongNumber = wording{"Ошиблись номером", "Проверить номер телефона."}
+
 // finding is an outcome with the turn that shows it, if one does.
 type finding struct {
 	code   call.OutcomeCode
 	turn   int
 	quoted bool
+	words  wording // other than the code's own, if not empty
 }
 
 // Tools are named by whoever set up the agent; these parts of names are the
@@ -140,23 +162,63 @@ var (
 	voicemailTool = regexp.MustCompile(`(?i)^voicemail_?detection$`)
 )
 
+// Criteria are named by whoever set up the agent, too. Those that were met and
+// tell of something that happened stand for a tool; the others, which tell of
+// what was said, come after the customer's own words.
+var criteria = []struct {
+	code call.OutcomeCode
+	id   *regexp.Regexp
+	fact bool
+}{
+	{call.OutcomeTransfer, regexp.MustCompile(`(?i)^(?:call_?)?(?:transferred|handed_?over)(?:_?to_?(?:human|operator|person|manager))?$`), true},
+	{call.OutcomeMeeting, regexp.MustCompile(`(?i)^(?:appointment|meeting|viewing|visit|delivery|window|slot)_?(?:was_?)?(?:booked|scheduled|agreed|arranged|confirmed|set)$`), true},
+	{call.OutcomeComplaint, regexp.MustCompile(`(?i)^complaint_?(?:registered|filed|taken|recorded|made)$`), false},
+	{call.OutcomeCallback, regexp.MustCompile(`(?i)^call_?back_?(?:requested|agreed|scheduled|promised)$`), false},
+	{call.OutcomeLead, regexp.MustCompile(`(?i)^(?:contact|phone|lead|number)s?_?(?:was_?)?(?:collected|captured|left|received|obtained)$`), false},
+}
+
+func metCriterion(c *call.Conversation, fact bool) call.OutcomeCode {
+	for _, rule := range criteria {
+		for _, k := range c.Criteria {
+			if rule.fact == fact && k.Result == "success" && rule.id.MatchString(k.ID) {
+				return rule.code
+			}
+		}
+	}
+	return ""
+}
+
 // phrases are the words of customers that leave little doubt, in the order of
 // their weight: who complains and asks to be called back has complained.
 var phrases = []struct {
 	code  call.OutcomeCode
 	words *regexp.Regexp
 	not   *regexp.Regexp // makes the match void in the same turn
+	// within is how many turns the customer may have after it, 0 for any
+	// number: who says no and talks on may come to yes.
+	within  int
+	wording wording
 }{
-	{call.OutcomeComplaint,
-		regexp.MustCompile(`(?i)пожаловаться|жалуюсь|(?:моя|мою|подать|оставить|написать|есть) жалоб|претензи|безобрази|верните (?:мне )?(?:мои )?деньги|(?:make|file|have) a complaint|want (?:to complain|a refund|my money back)`),
-		regexp.MustCompile(`(?i)(?:нет|не имею|никаких|без) (?:\S+ )?(?:претензи|жалоб)|не (?:хочу|буду) жаловаться|no complaint`)},
-	{call.OutcomeRefused,
-		regexp.MustCompile(`(?i)не\s?интересно|не интересует|не звоните|отказываюсь|мне (?:это |ничего )?не нужно|not interested|(?:don'?t|do not|stop) call(?:ing)? (?:me|us|here|this)`),
-		regexp.MustCompile(`(?i)не интересует ли|не интересно ли`)},
-	{call.OutcomeCallback,
-		regexp.MustCompile(`(?i)(?:пере|на)звоните (?:мне|нам|пожалуйста|позже|попозже|завтра|потом|через|в |после )|позвоните (?:мне )?(?:позже|попозже|завтра|потом|через)|наберите (?:меня|мне|позже|попозже|завтра|через)|(?:мне|нам) (?:пожалуйста )?перезвон|можете перезвонить|call me (?:back|later|tomorrow)|call back (?:later|tomorrow)`),
-		regexp.MustCompile(`(?i)не (?:надо |нужно )?(?:мне )?перезванива`)},
+	{code: call.OutcomeNoContact,
+		words: regexp.MustCompile(`(?i)после (?:звукового |длинного )?(?:сигнала|гудка)|(?:at|after|following) the (?:tone|beep)`),
+		not:   never, within: 1},
+	{code: call.OutcomeNoContact,
+		words: regexp.MustCompile(`(?i)ошиблись (?:номером|телефоном)|не туда (?:попали|звоните|дозвонились)|(?:have|got) the wrong number`),
+		not:   never, within: 2, wording: wrongNumber},
+	{code: call.OutcomeComplaint,
+		words: regexp.MustCompile(`(?i)пожаловаться|жалуюсь|(?:моя|мою|подать|оставить|написать|есть) жалоб|претензи|безобрази|верните (?:мне )?(?:мои )?деньги|(?:make|file|have) a complaint|want (?:to complain|a refund|my money back)`),
+		not:   regexp.MustCompile(`(?i)(?:нет|не имею|никаких|без) (?:\S+ )?(?:претензи|жалоб)|не (?:хочу|буду) жаловаться|no complaint`)},
+	{code: call.OutcomeRefused,
+		words:  regexp.MustCompile(`(?i)не\s?интересно|не интересует|не звоните|отказываюсь|мне (?:это |ничего )?не нужно|not interested|(?:don'?t|do not|stop) call(?:ing)? (?:me|us|here|this)`),
+		not:    regexp.MustCompile(`(?i)не интересует ли|не интересно ли|(?:ей|ему|им|туда|рано|поздно|утром|днём|днем|вечером|раньше|после \S+|до \S+) не звоните|не звоните (?:ей|ему|им|туда|на него|рано|поздно|утром|днём|днем|вечером|раньше|до |после )`),
+		within: 2},
+	{code: call.OutcomeCallback,
+		words: regexp.MustCompile(`(?i)(?:пере|на)звоните (?:мне|нам|пожалуйста|позже|попозже|завтра|потом|через|в |после )|(?:^|[.!?,…] )(?:тогда |лучше )?перезвоните(?:[ ,.!]|$)|пусть (?:\S+ ){0,4}перезвон|позвоните (?:мне )?(?:позже|попозже|завтра|потом|через)|наберите (?:меня|мне|позже|попозже|завтра|через)|(?:мне|нам) (?:пожалуйста )?перезвон|можете перезвонить|call me (?:back|later|tomorrow)|call back (?:later|tomorrow)`),
+		not:   regexp.MustCompile(`(?i)не (?:надо |нужно )?(?:мне )?перезванива`)},
 }
+
+// never matches nothing.
+var never = regexp.MustCompile(`[^\s\S]`)
 
 func outcome(c *call.Conversation) finding {
 	for _, t := range c.Turns {
@@ -172,14 +234,41 @@ func outcome(c *call.Conversation) finding {
 			}
 		}
 	}
+	if code := metCriterion(c, true); code != "" {
+		return finding{code: code}
+	}
+	var said []call.Turn
+	for _, t := range c.Turns {
+		if t.Role == call.RoleUser && t.Text != "" {
+			said = append(said, t)
+		}
+	}
 	for _, p := range phrases {
-		for _, t := range c.Turns {
-			if t.Role == call.RoleUser && p.words.MatchString(t.Text) && !p.not.MatchString(t.Text) {
-				return finding{code: p.code, turn: t.Index, quoted: true}
+		for i, t := range said {
+			late := p.within == 0 || len(said)-1-i <= p.within
+			if late && p.words.MatchString(t.Text) && !p.not.MatchString(t.Text) {
+				return finding{code: p.code, turn: t.Index, quoted: true, words: p.wording}
 			}
 		}
 	}
-	return finding{}
+	return finding{code: metCriterion(c, false)}
+}
+
+// wishes are the words by which ElevenLabs' summaries say what somebody wanted.
+var wishes = regexp.MustCompile(`(?i)(?:^|[ (])(?:хочет|хотел[аи]?|желает|ищет|искал[аи]?|просит|просил[аи]?|попросил[аи]?|интересу(?:ется|ются)|интересовал(?:ся|ась|ись)|спрашива(?:ет|ют|л[аи]?)|спросил[аи]?|уточня(?:ет|л[аи]?)|узнал[аи]?|жалу(?:ется|ются)|жаловал(?:ся|ась)|требует|wants?|wanted|asks?|asked|inquire[sd]|enquire[sd]|requests?|requested|(?:is|was) looking for|would like)(?:[ ,.;:]|$)`)
+
+// intent is what the agent collected as such, else ElevenLabs' own sentence
+// that says what the customer wanted.
+func (a *Analyzer) intent(c *call.Conversation) *string {
+	if s := analyze.Collected(c, "intent", "intention", "purpose", "call_reason", "reason", "намерение", "цель", "цель_звонка"); s != "" {
+		return a.optional(c, s, call.MaxIntent)
+	}
+	for sentence := range strings.SplitSeq(analyze.Clean(c.Summary), ". ") {
+		if wishes.MatchString(sentence) {
+			return a.optional(c, strings.TrimSuffix(sentence, "."), call.MaxIntent)
+		}
+	}
+	return nil
 }
 
 // quality is 1 to 5 from the share of ElevenLabs' criteria that were met; with
@@ -229,6 +318,14 @@ func sentiment(c *call.Conversation) *call.Sentiment {
 			angry = angry || angryWords.MatchString(t.Text)
 		}
 	}
+	// Keywords do not hear scorn ("прекрасно вы работаете"): where ElevenLabs
+	// sees no success they are no proof of a good mood.
+	if glad && c.Successful == "failure" {
+		glad = false
+		if !angry {
+			return nil
+		}
+	}
 	switch {
 	case glad && angry:
 		return new(call.SentimentMixed)
@@ -240,9 +337,9 @@ func sentiment(c *call.Conversation) *call.Sentiment {
 	return nil
 }
 
-func recommendations(code call.OutcomeCode, m call.Metrics) call.Recommendations {
+func recommendations(next string, m call.Metrics) call.Recommendations {
 	list := call.Recommendations{}
-	if next := outcomes[code].next; next != "" {
+	if next != "" {
 		list = append(list, next)
 	}
 	if m.ToolErrors > 0 {
@@ -251,8 +348,8 @@ func recommendations(code call.OutcomeCode, m call.Metrics) call.Recommendations
 	return list
 }
 
-func summary(c *call.Conversation, r call.Result, m call.Metrics) string {
-	if s := analyze.Clean(c.Summary); analyze.Russian(s) {
+func (a *Analyzer) summary(c *call.Conversation, r call.Result, m call.Metrics) string {
+	if s := analyze.Confine(c, a.region, c.Summary); analyze.Russian(s) {
 		return analyze.Shorten(s, call.MaxSummary)
 	}
 	var b strings.Builder
@@ -282,9 +379,10 @@ func duration(d time.Duration) string {
 	return fmt.Sprintf("%d с", s)
 }
 
-// optional cleans a text of ElevenLabs and bounds it; nil when it says nothing.
-func optional(s string, limit int) *string {
-	if s = analyze.Clean(s); analyze.Absent(s) {
+// optional is a text of ElevenLabs, bounded; nil when it says nothing. A model
+// wrote it from what a caller said, so it is confined like any other model's.
+func (a *Analyzer) optional(c *call.Conversation, s string, limit int) *string {
+	if s = analyze.Confine(c, a.region, s); analyze.Absent(s) {
 		return nil
 	}
 	return new(analyze.Shorten(s, limit))

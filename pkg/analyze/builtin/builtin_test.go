@@ -47,30 +47,49 @@ func TestOutcome(t *testing.T) {
 	successful.Successful = "success"
 	failed := said("Сколько стоит доставка?")
 	failed.Successful = "failure"
+	met := func(text, criterion, result string) *call.Conversation {
+		c := said(text)
+		c.Criteria = []call.Criterion{{ID: criterion, Result: result}}
+		return c
+	}
+	company := func(text string) *call.Conversation {
+		c := said(text)
+		c.AgentNumber = "+79990000090"
+		return c
+	}
 	collected := said("Хочу квартиру")
 	collected.Collected = []call.DataPoint{{ID: "phone", Value: new("8 999 000-00-02")}}
 	for name, test := range map[string]struct {
 		c    *call.Conversation
 		want call.OutcomeCode
 	}{
-		"nothing known":         {said("Алло, сколько стоит?"), call.OutcomeUnclear},
-		"successful":            {successful, call.OutcomeInformed},
-		"failed is no outcome":  {failed, call.OutcomeUnclear},
-		"number said":           {said("Пишите: 8 (029) 123-45-67"), call.OutcomeLead},
-		"number collected":      {collected, call.OutcomeLead},
-		"transferred":           {tool("transfer_to_number", false), call.OutcomeTransfer},
-		"transfer failed":       {tool("transfer_to_number", true), call.OutcomeUnclear},
-		"to another machine":    {tool("transfer_to_agent", false), call.OutcomeUnclear},
-		"booked":                {tool("book_viewing", false), call.OutcomeMeeting},
-		"voicemail":             {tool("voicemail_detection", false), call.OutcomeNoContact},
-		"refusal":               {said("Спасибо, мне не интересно."), call.OutcomeRefused},
-		"refusal, English":      {said("I'm not interested, don't call me again"), call.OutcomeRefused},
-		"callback":              {said("Перезвоните мне завтра утром"), call.OutcomeCallback},
-		"callback, English":     {said("Could you call me back tomorrow?"), call.OutcomeCallback},
-		"complaint":             {said("Я хочу пожаловаться на курьера"), call.OutcomeComplaint},
-		"complaint outweighs":   {said("Это безобразие!", "Перезвоните мне"), call.OutcomeComplaint},
-		"no complaint":          {said("Нет, претензий нет, никаких претензий"), call.OutcomeUnclear},
-		"agent's words are not": {&call.Conversation{Turns: []call.Turn{{Role: call.RoleUser, Text: "Да"}, {Index: 1, Role: call.RoleAgent, Text: "Вам не интересно?"}}}, call.OutcomeUnclear},
+		"criterion of a meeting":            {met("Не интересно", "viewing_booked", "success"), call.OutcomeMeeting},
+		"criterion not met":                 {met("Да", "viewing_booked", "failure"), call.OutcomeUnclear},
+		"criterion of a contact":            {met("Да", "contact_collected", "success"), call.OutcomeLead},
+		"words before a contact":            {met("Перезвоните мне завтра", "contact_collected", "success"), call.OutcomeCallback},
+		"an early no is not final":          {said("Мне не интересно", "А сколько стоит?", "И рассрочка есть?", "Хорошо"), call.OutcomeUnclear},
+		"somebody else is not to be called": {said("Это номер жены, ей не звоните"), call.OutcomeUnclear},
+		"voicemail without a tool":          {said("Оставьте сообщение после сигнала."), call.OutcomeNoContact},
+		"wrong number":                      {said("Вы ошиблись номером"), call.OutcomeNoContact},
+		"the company's number":              {company("Ваш номер 8 999 000-00-90, верно?"), call.OutcomeUnclear},
+		"nothing known":                     {said("Алло, сколько стоит?"), call.OutcomeUnclear},
+		"successful":                        {successful, call.OutcomeInformed},
+		"failed is no outcome":              {failed, call.OutcomeUnclear},
+		"number said":                       {said("Пишите: 8 (029) 123-45-67"), call.OutcomeLead},
+		"number collected":                  {collected, call.OutcomeLead},
+		"transferred":                       {tool("transfer_to_number", false), call.OutcomeTransfer},
+		"transfer failed":                   {tool("transfer_to_number", true), call.OutcomeUnclear},
+		"to another machine":                {tool("transfer_to_agent", false), call.OutcomeUnclear},
+		"booked":                            {tool("book_viewing", false), call.OutcomeMeeting},
+		"voicemail":                         {tool("voicemail_detection", false), call.OutcomeNoContact},
+		"refusal":                           {said("Спасибо, мне не интересно."), call.OutcomeRefused},
+		"refusal, English":                  {said("I'm not interested, don't call me again"), call.OutcomeRefused},
+		"callback":                          {said("Перезвоните мне завтра утром"), call.OutcomeCallback},
+		"callback, English":                 {said("Could you call me back tomorrow?"), call.OutcomeCallback},
+		"complaint":                         {said("Я хочу пожаловаться на курьера"), call.OutcomeComplaint},
+		"complaint outweighs":               {said("Это безобразие!", "Перезвоните мне"), call.OutcomeComplaint},
+		"no complaint":                      {said("Нет, претензий нет, никаких претензий"), call.OutcomeUnclear},
+		"agent's words are not":             {&call.Conversation{Turns: []call.Turn{{Role: call.RoleUser, Text: "Да"}, {Index: 1, Role: call.RoleAgent, Text: "Вам не интересно?"}}}, call.OutcomeUnclear},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -166,5 +185,55 @@ func TestDeterministic(t *testing.T) {
 		if string(again) != string(first) {
 			t.Fatalf("%s\nis not\n%s", again, first)
 		}
+	}
+}
+
+func TestPhone(t *testing.T) {
+	t.Parallel()
+	agentFirst := said("Так, 8 999 000-00-90")
+	agentFirst.Turns = append([]call.Turn{{Role: call.RoleAgent, Text: "Наш номер 8 999 000-00-90"}}, agentFirst.Turns...)
+	for name, test := range map[string]struct {
+		c    *call.Conversation
+		want string
+	}{
+		"one":                        {said("Мой номер 8 999 000-00-02", "да, 8 999 000-00-02"), "+79990000002"},
+		"two cannot be told apart":   {said("8 999 000-00-01, нет, это жены", "мой 8 999 000-00-02"), ""},
+		"the agent's own, read back": {agentFirst, ""},
+	} {
+		got := ""
+		if p := analyse(t, test.c).Phone; p != nil {
+			got = *p
+		}
+		if got != test.want {
+			t.Errorf("%s: %q, not %q", name, got, test.want)
+		}
+	}
+}
+
+func TestIntentIsTheSummarysWish(t *testing.T) {
+	t.Parallel()
+	c := said("Да")
+	c.Summary = "Разговор о доме. Клиент хотел узнать цену. Обещали прислать."
+	if got := analyse(t, c).Intent; got == nil || *got != "Клиент хотел узнать цену" {
+		t.Errorf("intent is %v", got)
+	}
+	c.Summary = "Клиент хотел <b>скидку</b>, звонить +7 999 000-00-79, http://skidka.example."
+	r := analyse(t, c)
+	for _, s := range []string{*r.Intent, r.SummaryRU} {
+		if strings.Contains(s, "<b>") || strings.Contains(s, "000-00-79") || strings.Contains(s, "skidka") {
+			t.Errorf("a foreign number, a link or markup came through: %q", s)
+		}
+	}
+}
+
+func TestScornIsNotJoy(t *testing.T) {
+	t.Parallel()
+	c := said("Прекрасно вы работаете, спасибо огромное")
+	if got := analyse(t, c).Sentiment; got == nil || *got != call.SentimentPositive {
+		t.Errorf("sentiment is %v", got)
+	}
+	c.Successful = "failure"
+	if got := analyse(t, c).Sentiment; got != nil {
+		t.Errorf("sentiment is %v", *got)
 	}
 }

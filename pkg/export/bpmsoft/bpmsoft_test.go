@@ -2,6 +2,7 @@ package bpmsoft_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -149,7 +150,7 @@ func TestAnswers(t *testing.T) {
 			if test.fault != nil && test.fault.Status != 0 && (receipt.HTTPStatus != test.fault.Status || receipt.Response != test.fault.Body) {
 				t.Errorf("receipt has %d %q", receipt.HTTPStatus, receipt.Response)
 			}
-			if wait, ok := err.(*call.Error); ok && name == "429" && wait.RetryAfter != 7*time.Second {
+			if wait, ok := errors.AsType[*call.Error](err); ok && name == "429" && wait.RetryAfter != 7*time.Second {
 				t.Errorf("to wait %s", wait.RetryAfter)
 			}
 			if n := len(s.Leads()); n != test.leads {

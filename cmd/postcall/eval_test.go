@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"postcall/pkg/app"
+	"postcall/pkg/config"
+	"postcall/pkg/eval"
+	"postcall/pkg/openaitest"
+)
+
+// evaluate runs the command's work with an environment of the test's own.
+func evaluate(t *testing.T, env map[string]string, o evalOptions) (out, progress string, err error) {
+	t.Helper()
+	var a, b bytes.Buffer
+	if o.tries == 0 {
+		o.tries = 1
+	}
+	err = runEval(t.Context(), o, eval.Calls(), config.Map(env, nil), &a, &b)
+	return a.String(), b.String(), err
+}
+
+func TestEvalBuiltin(t *testing.T) {
+	t.Parallel()
+	out, progress, err := evaluate(t, nil, evalOptions{builtin: true, minimum: []string{"valid=1", "withstood=100%", "outcome_code=0.9"}})
+	if err != nil || !strings.Contains(out, "30 of 30 calls judged") || !strings.HasPrefix(progress, "30 calls,") {
+		t.Errorf("%v\n%s%s", err, progress, out)
+	}
+	if strings.Contains(out, "\x1b") {
+		t.Error("colour without a terminal")
+	}
+	_, _, err = evaluate(t, nil, evalOptions{builtin: true, minimum: []string{"sentiment=0.99"}})
+	if app.ExitCode(err) != app.ExitFault || !strings.Contains(err.Error(), "sentiment") {
+		t.Errorf("a share that is too low: %v", err)
+	}
+}
+
+func TestEvalCompares(t *testing.T) {
+	t.Parallel()
+	server := openaitest.New(t)
+	prompt := filepath.Join(t.TempDir(), "other.md")
+	if err := os.WriteFile(prompt, []byte("Analyse the call, answer in JSON."), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": server.URL()}
+	out, progress, err := evaluate(t, env, evalOptions{
+		only: "injection_*", json: true, prompt: prompt, against: map[string]string{"model": "other"}, prices: map[string]string{"other": "1/0/0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Reports    []eval.Report
+		Comparison *eval.Comparison
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Reports) != 2 || got.Comparison == nil || got.Reports[1].Model != "other" ||
+		got.Reports[0].CostUSD != nil || got.Reports[1].CostUSD == nil ||
+		got.Reports[0].PromptVersion == got.Reports[1].PromptVersion || !strings.HasPrefix(got.Reports[1].PromptVersion, "custom-") {
+		t.Errorf("reports: %s", out)
+	}
+	if strings.Contains(out+progress, openaitest.Key) || !strings.Contains(progress, "4 requests, at most 12") {
+		t.Errorf("told beforehand: %s", progress)
+	}
+	others := 0
+	for _, q := range server.Requests() {
+		if q.Chat.Model == "other" {
+			others++
+			if !strings.HasPrefix(q.Chat.Text(0), "Analyse the call") && !strings.Contains(q.Chat.Text(0), "Analyse the call") {
+				t.Error("the other prompt was not sent")
+			}
+		}
+	}
+	if others != 4 {
+		t.Errorf("%d requests to the other model, not 4", others)
+	}
+}
+
+func TestEvalStoppedPrintsWhatItHas(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	server := openaitest.New(t, openaitest.WithReply(func(q openaitest.Request) openaitest.Reply {
+		if q.N < 2 {
+			return openaitest.Success()
+		}
+		cancel()
+		return openaitest.Hang()
+	}))
+	var out, progress bytes.Buffer
+	env := config.Map(map[string]string{"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": server.URL()}, nil)
+	err := runEval(ctx, evalOptions{tries: 3, concurrency: 1, minimum: []string{"0"}}, eval.Calls(), env, &out, &progress)
+	if app.ExitCode(err) != app.ExitFault || !strings.Contains(out.String(), "2 of 30 calls judged") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+func TestEvalUsage(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]evalOptions{
+		"no key":             {},
+		"unknown setting":    {builtin: true, against: map[string]string{"temperature": "1"}},
+		"key not set":        {builtin: true, against: map[string]string{"key_env": "NOWHERE"}},
+		"prompt of builtin":  {builtin: true, prompt: "eval.go"},
+		"prompt not there":   {builtin: true, prompt: "nowhere.md"},
+		"no such call":       {builtin: true, only: "nowhere"},
+		"bad pattern":        {builtin: true, only: "["},
+		"unknown name":       {builtin: true, minimum: []string{"colour=1"}},
+		"share above one":    {builtin: true, minimum: []string{"2"}},
+		"share that is none": {builtin: true, minimum: []string{"NaN"}},
+		"price of two parts": {builtin: true, prices: map[string]string{"m": "1/2"}},
+		"concurrency":        {builtin: true, concurrency: -1},
+	} {
+		if _, _, err := evaluate(t, nil, o); app.ExitCode(err) != app.ExitUsage {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
