@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,8 +25,16 @@ func TestThrottledProcesses(t *testing.T) {
 		calls = n
 	}
 	const places, gap = 3, 20 * time.Millisecond
+	// While it is held, the server does not answer: who holds a place keeps it.
+	var held atomic.Pointer[chan struct{}]
+	hold := func() (release func()) {
+		c := make(chan struct{})
+		held.Store(&c)
+		return sync.OnceFunc(func() { close(c) })
+	}
+	hold()()
 	ai := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply {
-		return openaitest.After(120*time.Millisecond, openaitest.Success())
+		return openaitest.After(120*time.Millisecond, openaitest.When(*held.Load(), openaitest.Success()))
 	}))
 	i := install(t, ai, map[string]string{
 		"LOG_LEVEL": "warn", "CRM_MD_ENABLED": "false", "ANALYZE_MAX_CONCURRENCY": strconv.Itoa(places),
@@ -58,6 +68,8 @@ func TestThrottledProcesses(t *testing.T) {
 			}
 			return ""
 		})
+		release := hold()
+		t.Cleanup(release)
 		// One that holds places, with what it has asked for under way.
 		var victim *exec.Cmd
 		eventually(t, func() string {
@@ -74,6 +86,7 @@ func TestThrottledProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = victim.Wait()
+		release()
 	}
 	eventually(t, func() string {
 		// The killed ones' jobs run again after minutes; nobody waits for that here.
