@@ -37,6 +37,7 @@ type API struct {
 	// from it. Nil without a database.
 	Pool       *pgxpool.Pool
 	Recordings Recordings
+	Backlog    Backlog
 	Address    func(r *http.Request) netip.Addr
 	// Guesses limits what an address may try that is no token: Limits.Failed.
 	Guesses *gate.Limits
@@ -47,6 +48,7 @@ type API struct {
 // Register adds the routes.
 func (a *API) Register(e *echo.Echo) {
 	g := e.Group("/api", a.limitGuesses, a.limitTokens())
+	g.GET("/health/full", a.health, a.require(access.Viewer))
 	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))
 }
 

@@ -117,7 +117,7 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
 	}
 	api := &admin.API{
-		Tokens: tokens, Pool: i.people, Recordings: i.audio, Address: handler.Proxies.ClientAddress,
+		Tokens: tokens, Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool}, Address: handler.Proxies.ClientAddress,
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
 		PerSecond: c.AdminRPS,
 	}
@@ -222,6 +222,15 @@ func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo 
 	e.GET("/health/ready", i.ready)
 	api.Register(e)
 	return e
+}
+
+// backlog is the spool as the API looks at it.
+type backlog struct{ *spool.Spool }
+
+// Waiting is how many deliveries wait, and for how long the oldest has.
+func (b backlog) Waiting() (entries int64, oldest time.Duration) {
+	s := b.Stats()
+	return s.Entries, s.OldestAge
 }
 
 // readiness is what a balancer is told. It holds figures, no names.

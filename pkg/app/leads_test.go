@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -10,9 +11,13 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"postcall/pkg/access"
 	"postcall/pkg/bpmsofttest"
+	"postcall/pkg/call"
+	"postcall/pkg/queue"
 )
 
 const landingID = "7d9f4c1e-2b3a-4c5d-8e6f-0123456789ab"
@@ -236,5 +241,98 @@ func TestLeadsNotSent(t *testing.T) {
 		`select status || ': ' || response_text from crm_dispatches where event_id = $1`, a.EventID)
 	if stand.Requests() != 0 {
 		t.Error("what the rules leave out was sent")
+	}
+}
+
+// After failures in a row nothing is sent for a while, health says so, the
+// analyses go on, and once the stand is well again what waited arrives.
+func TestCircuit(t *testing.T) {
+	t.Parallel()
+	viewer, err := access.NewToken("anna", access.Viewer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, stand := crm(t, map[string]string{
+		"CRM_CIRCUIT_FAILURES": "2", "CRM_CIRCUIT_OPEN_MS": "900000", "CRM_MAX_CONCURRENCY": "1", "ADMIN_TOKENS": viewer.Entry(),
+	})
+	health := func() (int, string) {
+		resp := i.get("/api/health/full", map[string]string{"Authorization": "Bearer " + viewer.Plain})
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	stand.Fail(func(int) *bpmsofttest.Fault { return &bpmsofttest.Fault{Status: http.StatusInternalServerError} })
+	i.ingest()
+	i.worker()
+	if status, body := health(); status != http.StatusOK {
+		t.Errorf("before anything failed: %d %s", status, body)
+	}
+	const calls = 6
+	for n := range calls {
+		i.send(callBody("conv_circuit_" + strconv.Itoa(n)))
+	}
+	i.wait("true", `select open_until is not null from crm_targets where target = 'bpmsoft'`)
+	i.wait(strconv.Itoa(calls), `select count(*) from webhook_events where analysis_state = 'done'`)
+	i.wait(strconv.Itoa(calls), `select count(*) from river_job where kind = 'crm_bpmsoft' and state in ('retryable', 'scheduled')`)
+	if n := stand.Requests(); n != 2 {
+		t.Errorf("%d requests while the circuit is open, want 2", n)
+	}
+	if status, body := health(); status != http.StatusServiceUnavailable || !strings.Contains(body, "target bpmsoft") || !strings.Contains(body, "HTTP 500") {
+		t.Errorf("while it is open: %d %s", status, body)
+	}
+	if got := i.text(`select count(*) from river_job where kind = 'crm_bpmsoft' and cardinality(errors) > 1`); got != "0" {
+		t.Errorf("%s jobs used up attempts while nothing was sent", got)
+	}
+	stand.Fail(nil)
+	if _, err := i.pool.Exec(t.Context(), `update crm_targets set open_until = now()`); err != nil { // a quarter of an hour later
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		i.hasten()
+		if n := len(stand.Leads()); n != calls {
+			return fmt.Sprintf("%d leads", n)
+		}
+		return ""
+	})
+	i.wait(strconv.Itoa(calls), `select count(*) from crm_dispatches where status = 'delivered'`)
+	if status, body := health(); status != http.StatusOK {
+		t.Errorf("after it: %d %s", status, body)
+	}
+}
+
+// What was delivered is sent again only by force, and then updates its record.
+func TestResend(t *testing.T) {
+	t.Parallel()
+	i, stand := crm(t, nil)
+	i.ingest()
+	i.worker()
+	a := i.send(callBody("conv_resend"))
+	i.wait("1", `select count(*) from crm_dispatches where status = 'delivered' and event_id = $1`, a.EventID)
+	client, err := queue.NewInserter(i.pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resend := func(force bool) {
+		t.Helper()
+		var job int64
+		err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) (err error) {
+			job, err = queue.ResendCRM(t.Context(), tx, client, a.EventID, call.TargetBPMSoft, force)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.wait("completed", `select state from river_job where id = $1`, job)
+	}
+	resend(false)
+	if n := stand.Requests(); n != 1 {
+		t.Errorf("without force the stand was asked %d times", n)
+	}
+	resend(true)
+	if leads := stand.Leads(); stand.Requests() != 2 || len(leads) != 1 || leads[0].Saves != 2 {
+		t.Errorf("by force: %d requests, leads %+v", stand.Requests(), leads)
 	}
 }

@@ -28,6 +28,9 @@ type LandingOptions struct {
 	Columns []string
 	// UnquotedKeys answers as older versions do.
 	UnquotedKeys bool
+	// Async takes what has contact fields and works it later: its leads are there
+	// after Settle.
+	Async bool
 	// User and Password, if any, are asked for by basic authentication.
 	User, Password string
 }
@@ -47,6 +50,7 @@ type LandingServer struct {
 
 	mu     sync.Mutex
 	leads  map[string]*Lead
+	later  []func() // what an asynchronous stand has taken
 	asked  int
 	fault  func(n int) *Fault
 	silent chan struct{}
@@ -87,6 +91,16 @@ func (s *LandingServer) Leads() []Lead {
 	}
 	slices.SortFunc(list, func(a, b Lead) int { return strings.Compare(a.ID, b.ID) })
 	return list
+}
+
+// Settle lets an asynchronous stand work what it has taken.
+func (s *LandingServer) Settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.later {
+		f()
+	}
+	s.later = nil
 }
 
 // Fail asks f about each request, counted from 1; nil lets it pass.
@@ -225,13 +239,20 @@ func (s *LandingServer) save(r *http.Request, body []byte) (status int, answer s
 	if _, err := uuid.Parse(id); err != nil {
 		id = uuid.NewString() // without a key of its own each save is a new record
 	}
-	lead := s.leads[id]
-	if lead == nil {
-		lead = &Lead{ID: id}
-		s.leads[id] = lead
+	work := func() {
+		lead := s.leads[id]
+		if lead == nil {
+			lead = &Lead{ID: id}
+			s.leads[id] = lead
+		}
+		lead.Fields, lead.Contact = fields, contact
+		lead.Saves++
 	}
-	lead.Fields, lead.Contact = fields, contact
-	lead.Saves++
+	if s.options.Async && len(contact) > 0 {
+		s.later = append(s.later, work)
+	} else {
+		work()
+	}
 	return http.StatusOK, s.reply(0, "")
 }
 

@@ -290,3 +290,61 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+// Numbers go into the two columns that the customer's CRM keeps apart.
+func TestPhoneParts(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string][3]string{ // full, code, the last seven digits
+		"+375 29 123-45-67":               {"+375291234567", "+37529", "1234567"},
+		"8 (999) 000-00-02":               {"+79990000002", "+7999", "0000002"},
+		"+7 495 123-45-67 доб. 12":        {"+74951234567", "+7495", "1234567"},
+		"+79990000002, +375 29 123-45-67": {"+79990000002", "+7999", "0000002"},
+		"101":                             {"", "+000", "0000000"},
+	} {
+		e, s := setup(t, nil)
+		d := exporttest.Delivery(1)
+		d.Conversation.ExternalNumber, d.Analysis.Result.Phone = "", &raw
+		if _, err := e.Export(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		f := s.Leads()[0].Fields
+		if got := [3]string{f["MobilePhone"], f["UsrPhoneNumberCode"], f["UsrTelephoneNumberForCode"]}; got != want {
+			t.Errorf("%q became %q, want %q", raw, got, want)
+		}
+	}
+}
+
+// An asynchronous stand's yes only means that the lead was taken.
+func TestAsync(t *testing.T) {
+	t.Parallel()
+	e, s := setup(t, func(stand *bpmsofttest.LandingOptions, o *bpmsoft.Options) { stand.Async, o.Async = true, true })
+	for range 2 {
+		receipt, err := e.Export(t.Context(), exporttest.Delivery(1))
+		if err != nil || receipt.Outcome != export.Accepted {
+			t.Errorf("outcome %s, %v", receipt.Outcome, err)
+		}
+	}
+	if n := len(s.Leads()); n != 0 {
+		t.Errorf("%d leads before the stand has worked them", n)
+	}
+	s.Settle()
+	if n := len(s.Leads()); n != 1 {
+		t.Errorf("%d leads of one call", n)
+	}
+}
+
+// Columns that the landing's object lacks are skipped in silence, as BPMSoft
+// does: the record has the others.
+func TestUnknownColumns(t *testing.T) {
+	t.Parallel()
+	e, s := setup(t, func(stand *bpmsofttest.LandingOptions, _ *bpmsoft.Options) {
+		stand.Columns = []string{"Name", "MobilePhone"}
+	})
+	receipt, err := e.Export(t.Context(), exporttest.Delivery(1))
+	if err != nil || receipt.Outcome != export.Delivered {
+		t.Fatalf("outcome %s, %v", receipt.Outcome, err)
+	}
+	if f := s.Leads()[0].Fields; len(f) != 3 || f["Name"] != "Ольга" || !strings.Contains(string(receipt.Payload), "UsrQualityScore") {
+		t.Errorf("fields are %v, sent was %s", f, receipt.Payload)
+	}
+}
