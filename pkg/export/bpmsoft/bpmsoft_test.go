@@ -71,7 +71,7 @@ func TestConformance(t *testing.T) {
 			exporttest.Test(t, func(t *testing.T) exporttest.Bench {
 				t.Helper()
 				e, s := setup(t, func(stand *bpmsofttest.LandingOptions, o *bpmsoft.Options) {
-					stand.UnquotedKeys, o.Timeout = unquoted, time.Second
+					stand.UnquotedKeys, o.Timeout = unquoted, 3*time.Second
 				})
 				return exporttest.Bench{
 					Exporter: e, Records: func() []string { return records(s) }, Away: s.Close,

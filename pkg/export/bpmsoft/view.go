@@ -84,7 +84,7 @@ func newView(d export.Delivery, leadSource, region string) view {
 	if r.Sentiment != nil {
 		v.Sentiment = clean(string(*r.Sentiment))
 	}
-	for _, s := range r.Recommendations {
+	for _, s := range r.Recommendations[:min(len(r.Recommendations), call.MaxRecommendations)] {
 		if s = clean(s); s != "" {
 			v.Recommendations = append(v.Recommendations, s)
 		}
@@ -107,9 +107,14 @@ func text(s *string) string {
 	return clean(*s)
 }
 
+// maxText is how much of a text from outside is looked at, in bytes: more than
+// any column of a CRM holds.
+const maxText = 32 << 10
+
 // clean makes one line of a text from outside: control and format characters
 // go, white space becomes single spaces.
 func clean(s string) string {
+	s = s[:min(len(s), maxText)]
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):
