@@ -30,7 +30,7 @@ worker's (CRM_…); EXTERNAL_CRM_ENABLED need not be set yet, and nothing is sen
 	c.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "Connect, send nothing, and say what is wrong", Args: args(cobra.NoArgs),
-			Long: `Connect to BPMSoft with the worker's settings and say what is wrong and what to do
+			Long: `Connect to BPMSoft with the worker's settings, and to the webhook if there is one, and say what is wrong and what to do
 about it. Nothing is sent: what the landing service only tells to a lead (an
 unknown or disabled landing, a domain that is not registered) is seen only if
 CRM_ODATA_URL, CRM_ODATA_USER and CRM_ODATA_PASS are set as well.
@@ -38,11 +38,19 @@ CRM_ODATA_URL, CRM_ODATA_USER and CRM_ODATA_PASS are set as well.
 Exit codes: 0 nothing is known to be wrong, 1 something is, 2 the settings must
 change first.`,
 			RunE: func(c *cobra.Command, _ []string) error {
-				crm, err := bpmsoft(c.Context())
+				settings, crm, err := bpmsoft(c.Context(), config.Environment())
 				if err != nil {
 					return err
 				}
-				return printFindings(c.OutOrStdout(), crm.Check(c.Context()))
+				findings := crm.Check(c.Context())
+				if settings.WebhookOutURL != "" {
+					hook, err := app.Webhook(settings)
+					if err != nil {
+						return err
+					}
+					findings = append(findings, hook.Check(c.Context())...)
+				}
+				return printFindings(c.OutOrStdout(), findings)
 			},
 		},
 		&cobra.Command{
@@ -55,12 +63,12 @@ on standard error why it would not be sent, if that is so. Nothing is sent.`,
 				if err != nil {
 					return usage(fmt.Errorf("%q is no event's id, which is a number", list[0]))
 				}
-				crm, err := bpmsoft(c.Context())
+				settings, crm, err := bpmsoft(c.Context(), config.Environment())
 				if err != nil {
 					return err
 				}
 				return withDatabase(c.Context(), func(ctx context.Context, pool *pgxpool.Pool) error {
-					return preview(ctx, pool, crm, id, c.OutOrStdout(), c.ErrOrStderr())
+					return preview(ctx, pool, settings, crm, id, c.OutOrStdout(), c.ErrOrStderr())
 				})
 			},
 		},
@@ -68,12 +76,15 @@ on standard error why it would not be sent, if that is so. Nothing is sent.`,
 	return c
 }
 
-func bpmsoft(ctx context.Context) (app.CRM, error) {
-	c, err := config.LoadCRM(ctx, config.Environment())
+// bpmsoft reads the settings and makes the exporter. The settings say
+// CRMEnabled only if it is switched on.
+func bpmsoft(ctx context.Context, env config.Lookuper) (config.Worker, app.CRM, error) {
+	c, err := config.LoadCRM(ctx, env)
 	if err != nil {
-		return app.CRM{}, err
+		return c, app.CRM{}, err
 	}
-	return app.BPMSoft(c, zap.NewNop())
+	crm, err := app.BPMSoft(c, zap.NewNop())
+	return c, crm, err
 }
 
 func printFindings(w io.Writer, list []export.Finding) error {
@@ -89,12 +100,12 @@ func printFindings(w io.Writer, list []export.Finding) error {
 		}
 	}
 	if failed > 0 {
-		return call.Errorf(call.Unavailable, "BPMSoft would not take a lead as things are")
+		return call.Errorf(call.Unavailable, "results would not arrive as things are")
 	}
 	return nil
 }
 
-func preview(ctx context.Context, pool *pgxpool.Pool, crm app.CRM, eventID int64, out, notes io.Writer) error {
+func preview(ctx context.Context, pool *pgxpool.Pool, c config.Worker, crm app.CRM, eventID int64, out, notes io.Writer) error {
 	analysis, err := postgres.NewestAnalysis(ctx, pool, eventID)
 	if err != nil {
 		return err
@@ -112,8 +123,35 @@ func preview(ctx context.Context, pool *pgxpool.Pool, crm app.CRM, eventID int64
 		return fmt.Errorf("printing what would be sent: %w", err)
 	}
 	fmt.Fprintln(out, text.String())
-	if reason := crm.Choose(delivery); reason != "" {
+	reasons, err := withheld(ctx, pool, c, crm, delivery)
+	for _, reason := range reasons {
 		fmt.Fprintln(notes, "It would not be sent: "+reason+".")
 	}
-	return nil
+	return err
+}
+
+// withheld lists why a result would not be sent.
+func withheld(ctx context.Context, pool *pgxpool.Pool, c config.Worker, crm app.CRM, d export.Delivery) ([]string, error) {
+	var reasons []string
+	switch {
+	case !c.CRMEnabled:
+		reasons = append(reasons, "EXTERNAL_CRM_ENABLED is not true")
+	case c.CRMDryRun:
+		reasons = append(reasons, "EXTERNAL_CRM_DRY_RUN is true")
+	}
+	if reason := crm.Choose(d); reason != "" {
+		reasons = append(reasons, reason)
+	}
+	earlier, err := postgres.EarlierDispatches(ctx, pool, d.Event.ID, d.Analysis.ID, crm.Target())
+	switch {
+	case err != nil:
+		return reasons, err
+	case earlier.Delivered:
+		reasons = append(reasons, "it is there already; by force it is brought up to date")
+	case earlier.CallDelivered > 0:
+		reasons = append(reasons, fmt.Sprintf("the call is there already, with analysis %d; by force it is brought up to date", earlier.CallDelivered))
+	case earlier.CallDelivered < 0:
+		reasons = append(reasons, "the earlier service has sent this call")
+	}
+	return reasons, nil
 }

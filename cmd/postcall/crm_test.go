@@ -51,7 +51,7 @@ func TestPreview(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, notes bytes.Buffer
-	if err := preview(t.Context(), pool, crm, event, &out, &notes); err != nil {
+	if err := preview(t.Context(), pool, c, crm, event, &out, &notes); err != nil {
 		t.Fatal(err)
 	}
 	if !json.Valid(out.Bytes()) || !strings.Contains(out.String(), "Новый.") || !strings.Contains(out.String(), "Ольга") {
@@ -60,7 +60,7 @@ func TestPreview(t *testing.T) {
 	if !strings.Contains(notes.String(), `the outcome is "refused"`) {
 		t.Errorf("noted %q", notes.String())
 	}
-	if err := preview(t.Context(), pool, crm, event+1, &out, &notes); call.CodeOf(err) != call.NotFound {
+	if err := preview(t.Context(), pool, c, crm, event+1, &out, &notes); call.CodeOf(err) != call.NotFound {
 		t.Errorf("of no event: %v", err)
 	}
 }

@@ -46,9 +46,27 @@ func TestCRMCheck(t *testing.T) {
 		}, nil, "404", "SaveWebFormObjectData", export.Fail},
 		"nobody there": {func(env map[string]string, _ *bpmsofttest.LandingOptions, _ *bpmsofttest.OData) {
 			env["CRM_SERVICE_URL"] = "http://127.0.0.1:1/0/x"
-		}, nil, "cannot be reached", "host and port", export.Fail},
+		}, nil, "nothing answers", "host and port", export.Fail},
 		"a page":     {nil, page, "a page", "CRM_SERVICE_URL", export.Fail},
-		"a redirect": {nil, elsewhere, "elsewhere", "not followed", export.Fail},
+		"a redirect": {nil, elsewhere, "/Login)", "not followed", export.Fail},
+		"busy":       {nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }), "429", "CRM_SERVICE_URL", export.Fail},
+		"no TLS there": {func(env map[string]string, _ *bpmsofttest.LandingOptions, _ *bpmsofttest.OData) {
+			env["CRM_SERVICE_URL"] = strings.Replace(env["CRM_SERVICE_URL"], "http://", "https://", 1)
+		}, nil, "nothing answers", "does not speak TLS", export.Fail},
+		"unknown name": {func(env map[string]string, _ *bpmsofttest.LandingOptions, _ *bpmsofttest.OData) {
+			env["CRM_SERVICE_URL"] = "https://stand.invalid" + bpmsofttest.LandingPath
+		}, nil, "nothing answers", "DNS does not know", export.Fail},
+		"OData alone": {func(env map[string]string, _ *bpmsofttest.LandingOptions, _ *bpmsofttest.OData) {
+			env["CRM_MODE"], env["CRM_ODATA_PASS"] = "odata", bpmsofttest.Password
+		}, nil, "contacts can be found", "", export.OK},
+		"no right to search": {func(env map[string]string, _ *bpmsofttest.LandingOptions, odata *bpmsofttest.OData) {
+			env["CRM_MODE"], env["CRM_ODATA_PASS"] = "odata", bpmsofttest.Password
+			odata.Always(bpmsofttest.Search, bpmsofttest.Fault{Status: http.StatusForbidden})
+		}, nil, "contacts cannot be found", "ContactCommunication", export.Warn},
+		"the landing is off": {func(env map[string]string, _ *bpmsofttest.LandingOptions, odata *bpmsofttest.OData) {
+			odata.AddLanding(landingID, "https://flats.example", "22222222-2222-4222-8222-222222222222")
+			env["CRM_ODATA_PASS"] = bpmsofttest.Password
+		}, nil, "does not seem to be enabled", "to active", export.Warn},
 		"the landing is seen": {func(env map[string]string, _ *bpmsofttest.LandingOptions, odata *bpmsofttest.OData) {
 			odata.AddLanding(landingID, "https://flats.example", "")
 			env["CRM_ODATA_PASS"] = bpmsofttest.Password
@@ -83,6 +101,7 @@ func TestCRMCheck(t *testing.T) {
 				host = other.URL
 			}
 			env["CRM_SERVICE_URL"] = strings.Replace(env["CRM_SERVICE_URL"], "http://placeholder", host, 1)
+			env["CRM_SERVICE_URL"] = strings.Replace(env["CRM_SERVICE_URL"], "https://placeholder", strings.Replace(host, "http://", "https://", 1), 1)
 			c, err := config.LoadCRM(t.Context(), config.Map(env, nil))
 			if err != nil {
 				t.Fatal(err)

@@ -87,18 +87,28 @@ func toWebhook(c config.Worker, _ *zap.Logger) (work.Target, error) {
 	if c.WebhookOutURL == "" {
 		return work.Target{Exporter: off(call.TargetWebhook)}, nil
 	}
+	e, err := Webhook(c)
+	if err != nil {
+		return work.Target{}, err
+	}
+	return work.Target{
+		Exporter: e, Enabled: true, Concurrency: 4, Attempt: c.WebhookOutTimeout(), MaxAttempts: queue.ExportAttempts,
+		Circuit: postgres.Circuit{Failures: 10, Open: 30 * time.Second, Probe: c.WebhookOutTimeout() + time.Minute},
+	}, nil
+}
+
+// Webhook makes the exporter to the webhook from the configuration; it connects
+// to nothing. Errors are Invalid.
+func Webhook(c config.Worker) (*webhook.Exporter, error) {
 	secrets := make([]string, len(c.WebhookOutSecrets))
 	for i, s := range c.WebhookOutSecrets {
 		secrets[i] = s.Reveal()
 	}
 	e, err := webhook.New(webhook.Options{URL: c.WebhookOutURL, Secrets: secrets, Timeout: c.WebhookOutTimeout(), Plain: c.WebhookOutAllowHTTP})
 	if err != nil {
-		return work.Target{}, fmt.Errorf("setting up the webhook (WEBHOOK_OUT_URL): %w", err)
+		return nil, fmt.Errorf("setting up the webhook (WEBHOOK_OUT_URL): %w", err)
 	}
-	return work.Target{
-		Exporter: e, Enabled: true, Concurrency: 4, Attempt: c.WebhookOutTimeout(), MaxAttempts: queue.ExportAttempts,
-		Circuit: postgres.Circuit{Failures: 10, Open: 30 * time.Second, Probe: c.WebhookOutTimeout() + time.Minute},
-	}, nil
+	return e, nil
 }
 
 // CRM is the exporter to BPMSoft in the configured mode, with what commands and

@@ -78,8 +78,9 @@ func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 // wanted even where it is not switched on yet.
 func LoadCRM(ctx context.Context, from Lookuper) (Worker, error) {
 	c, problems := load[Worker](ctx, from)
-	c.CRMEnabled = true
-	return c, joined(targetless(problems, c))
+	wanted := c
+	wanted.CRMEnabled = true
+	return c, joined(targetless(problems, wanted))
 }
 
 // targetless adds what the targets that are switched on lack.

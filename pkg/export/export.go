@@ -4,7 +4,12 @@ package export
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
 
 	"postcall/pkg/call"
 )
@@ -67,3 +72,25 @@ const (
 	Warn Level = "warn" // it may work
 	Fail Level = "fail" // it cannot work
 )
+
+// Unreachable is the finding of an error that came in place of an answer.
+// setting is the variable that holds the address.
+func Unreachable(err error, setting string) Finding {
+	f := Finding{Level: Fail, Text: fmt.Sprintf("nothing answers: %v", err)}
+	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	name, unresolved := errors.AsType[*net.DNSError](err)
+	switch {
+	case certificate:
+		f.Advice = "Put the authority that signed the certificate into the system's store (or SSL_CERT_FILE), or use the name it was made for in " + setting + "."
+	case record || errors.Is(err, http.ErrSchemeMismatch):
+		f.Advice = "This port does not speak TLS: correct the port or the scheme in " + setting + "."
+	case unresolved && name.IsNotFound:
+		f.Advice = "DNS does not know this name: correct the host in " + setting + "."
+	case errors.Is(err, context.DeadlineExceeded):
+		f.Advice = "Open the way from this machine to the host and port in " + setting + ", or raise the time-out."
+	default:
+		f.Advice = "Check the host and port in " + setting + ", and the network between here and there."
+	}
+	return f
+}

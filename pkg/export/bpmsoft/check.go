@@ -18,17 +18,14 @@ import (
 func (e *Exporter) Check(ctx context.Context) []export.Finding {
 	status, header, body, err := e.look(ctx, e.url)
 	if err != nil {
-		return []export.Finding{{
-			Level: export.Fail, Text: fmt.Sprintf("the stand cannot be reached: %v", bare(err)),
-			Advice: "Check the host and port in CRM_SERVICE_URL, the network between here and there, and the stand's certificate.",
-		}}
+		return []export.Finding{export.Unreachable(bare(err), "CRM_SERVICE_URL")}
 	}
 	fail := func(advice, format string, args ...any) []export.Finding {
 		return []export.Finding{{Level: export.Fail, Text: fmt.Sprintf(format, args...), Advice: advice}}
 	}
 	switch {
 	case status >= 300 && status < 400:
-		return fail("Set CRM_SERVICE_URL to the address that takes the lead itself; redirects are not followed.", "the stand sends us elsewhere (HTTP %d)", status)
+		return fail("Set CRM_SERVICE_URL to the address that takes the lead itself; redirects are not followed.", "the stand sends us elsewhere (HTTP %d, to %s)", status, whither(header, e.url))
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
 		return fail("Set CRM_BASIC_AUTH_USER and CRM_BASIC_AUTH_PASS to what stands in front of BPMSoft, or allow this machine's address there.", "the stand does not let us in (HTTP %d)", status)
 	case status == http.StatusNotFound, status == http.StatusGone:
@@ -40,6 +37,8 @@ func (e *Exporter) Check(ctx context.Context) []export.Finding {
 		return fail("Look at the stand, or ask who runs it.", "the stand is broken (HTTP %d)", status)
 	case status == http.StatusOK && page(header, body):
 		return fail("Set CRM_SERVICE_URL to the service, not to a page for people.", "a page answers at this address, not the landing service")
+	case status != http.StatusMethodNotAllowed && status != http.StatusBadRequest && status != http.StatusOK:
+		return fail("Check CRM_SERVICE_URL, and what stands before BPMSoft.", "this is not how the landing service answers a GET (HTTP %d)", status)
 	}
 	return []export.Finding{
 		{Level: export.OK, Text: fmt.Sprintf("the landing service answers (HTTP %d to a GET, which it does not take)", status)},
@@ -86,4 +85,18 @@ func (e *Exporter) otherRoot(ctx context.Context) (address string, ok bool) {
 	}
 	status, _, _, err := e.look(ctx, u.String())
 	return u.String(), err == nil && (status == http.StatusMethodNotAllowed || status == http.StatusOK || status == http.StatusBadRequest)
+}
+
+// whither is where a redirect leads, without a query, which could hold a key.
+func whither(h http.Header, from string) string {
+	const longest = 300
+	base, err := url.Parse(from)
+	if err != nil {
+		return "an address that cannot be read"
+	}
+	u, err := base.Parse(h.Get("Location"))
+	if err != nil || len(u.Host)+len(u.Path) > longest {
+		return "an address that cannot be read"
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }

@@ -22,18 +22,34 @@ func (e *Exporter) Check(ctx context.Context, landingID, referer string) []expor
 		err = fault
 	}
 	if err != nil {
-		advice := "Check CRM_ODATA_URL and the network between here and there."
-		if call.CodeOf(err) == call.Credentials {
-			advice = "Check CRM_ODATA_URL, CRM_ODATA_USER and CRM_ODATA_PASS, and that the user may use OData."
+		if call.CodeOf(err) == call.Unavailable {
+			return []export.Finding{export.Unreachable(err, "CRM_ODATA_URL")}
 		}
-		return []export.Finding{{Level: export.Fail, Text: err.Error(), Advice: advice}}
+		return []export.Finding{{Level: export.Fail, Text: err.Error(), Advice: "Check CRM_ODATA_URL, CRM_ODATA_USER and CRM_ODATA_PASS, and that the user may use OData."}}
 	}
 	list := []export.Finding{{Level: export.OK, Text: "OData answers, the user is logged in and may read Activities"}}
 	if landingID == "" {
-		return list
+		return append(list, e.search(ctx))
 	}
 	return append(list, e.landing(ctx, landingID, referer))
 }
+
+// search looks whether contacts can be found by their number.
+func (e *Exporter) search(ctx context.Context) export.Finding {
+	reply, err := e.do(ctx, http.MethodGet, "/ContactCommunication", url.Values{
+		"$filter": {"startswith(SearchNumber," + literal("00000000000000") + ")"}, "$select": {"ContactId"}, "$top": {"1"},
+	}, nil)
+	if err == nil && reply.OK() && !reply.HTML() {
+		return export.Finding{Level: export.OK, Text: "contacts can be found by their number"}
+	}
+	return export.Finding{
+		Level: export.Warn, Text: fmt.Sprintf("contacts cannot be found by their number (HTTP %d): calls arrive without one", reply.Status),
+		Advice: "Let the user read ContactCommunication.",
+	}
+}
+
+// activeLanding is the Id of the state that BPMSoft gives to a new landing.
+const activeLanding = "fbe29614-c02c-446e-ac8c-e7f62c4899ec"
 
 func (e *Exporter) landing(ctx context.Context, id, referer string) export.Finding {
 	reply, err := e.do(ctx, http.MethodGet, "/GeneratedWebForm("+id+")", nil, nil)
@@ -50,9 +66,14 @@ func (e *Exporter) landing(ctx context.Context, id, referer string) export.Findi
 	var form struct {
 		Name        string `json:"Name"`
 		ExternalURL string `json:"ExternalURL"`
+		StateID     string `json:"StateId"`
 	}
 	if err := json.Unmarshal([]byte(reply.Text(maxResponse)), &form); err != nil {
 		return export.Finding{Level: export.Warn, Text: "the landing's answer is not understood", Advice: "Compare the landing with the settings by hand."}
+	}
+	if form.StateID != "" && !strings.EqualFold(form.StateID, activeLanding) {
+		// A stand may have states of its own, so this is no more than a hint.
+		return export.Finding{Level: export.Warn, Text: fmt.Sprintf("landing %q does not seem to be enabled", form.Name), Advice: "Set its state to active on its page in BPMSoft."}
 	}
 	for _, domain := range strings.FieldsFunc(form.ExternalURL, func(r rune) bool { return r == ',' || r == ';' || r == ' ' || r == '\n' }) {
 		if strings.HasPrefix(bareDomain(referer), bareDomain(domain)) {
