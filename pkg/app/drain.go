@@ -7,10 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"postcall/pkg/audio"
 	"postcall/pkg/config"
 	"postcall/pkg/postgres"
-	"postcall/pkg/queue"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
@@ -42,18 +40,18 @@ func Drain(ctx context.Context, c config.Drain, log *zap.Logger, progress func(d
 	if err := migrated(ctx, pool); err != nil {
 		return Drained{}, err
 	}
-	recordings, err := audio.Open(ctx, c.AudioURL)
+	recordings, err := openAudio(ctx, c.Keeping)
 	if err != nil {
-		return Drained{}, fmt.Errorf("opening the audio store (AUDIO_URL): %w", err)
+		return Drained{}, err
 	}
 	defer func() {
 		if cerr := recordings.Close(); err == nil {
 			err = cerr
 		}
 	}()
-	journal, err := spool.Open(spool.Options{Path: c.SpoolPath, MaxBytes: c.SpoolMaxBytes, Log: log})
+	journal, err := openSpool(c.Keeping, log)
 	if err != nil {
-		return Drained{}, fmt.Errorf("opening the spool (SPOOL_PATH): %w", err)
+		return Drained{}, err
 	}
 	defer func() {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout())
@@ -62,17 +60,9 @@ func Drain(ctx context.Context, c config.Drain, log *zap.Logger, progress func(d
 			err = cerr
 		}
 	}()
-	jobs, err := queue.NewInserter(pool, telemetry.Slog(log))
-	if err != nil {
+	keeper := newKeeper(c.Keeping, recordings, journal, log)
+	if keeper.Committer, err = newCommitter(c.Keeping, pool, receive.NewMetrics(telemetry.Registry()), log); err != nil {
 		return Drained{}, err
-	}
-	keeper := &receive.Keeper{
-		Audio: recordings, Spool: journal, Auto: c.AnalyzeAuto,
-		Patience: patience, AudioPatience: audioPatience, Large: make(chan struct{}, 1), Log: log,
-		Committer: receive.NewCommitter(receive.CommitterOptions{
-			Pool: pool, Queue: jobs, MaxAttempts: c.MaxAttempts, Timeout: patience,
-			Metrics: receive.NewMetrics(telemetry.Registry()), Log: log,
-		}),
 	}
 	committing, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup

@@ -27,7 +27,6 @@ import (
 	"postcall/pkg/gate"
 	"postcall/pkg/postgres"
 	"postcall/pkg/problem"
-	"postcall/pkg/queue"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
@@ -88,19 +87,16 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	}()
 	registry := telemetry.Registry()
 	metrics := receive.NewMetrics(registry)
-	if i.spool, err = spool.Open(spool.Options{Path: c.SpoolPath, MaxBytes: c.SpoolMaxBytes, Log: log}); err != nil {
-		return nil, fmt.Errorf("opening the spool (SPOOL_PATH): %w", err)
+	if i.spool, err = openSpool(c.Keeping, log); err != nil {
+		return nil, err
 	}
 	if err := receive.RemoveAbandoned(filepath.Dir(c.SpoolPath)); err != nil {
 		return nil, err
 	}
-	if i.audio, err = audio.Open(ctx, c.AudioURL); err != nil {
-		return nil, fmt.Errorf("opening the audio store (AUDIO_URL): %w", err)
+	if i.audio, err = openAudio(ctx, c.Keeping); err != nil {
+		return nil, err
 	}
-	i.keeper = &receive.Keeper{
-		Audio: i.audio, Spool: i.spool, Auto: c.AnalyzeAuto,
-		Patience: patience, AudioPatience: audioPatience, Large: make(chan struct{}, 1), Log: log,
-	}
+	i.keeper = newKeeper(c.Keeping, i.audio, i.spool, log)
 	if c.DatabaseURL == "" {
 		log.Warn("DATABASE_URL is not set: every delivery is kept in the spool, until an ingest with a database drains it",
 			zap.String("spool", c.SpoolPath))
@@ -164,14 +160,8 @@ func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err er
 	} else if err := migrated(ctx, i.pool); err != nil {
 		return err
 	}
-	jobs, err := queue.NewInserter(i.pool, telemetry.Slog(i.log))
-	if err != nil {
-		return err
-	}
-	i.keeper.Committer = receive.NewCommitter(receive.CommitterOptions{
-		Pool: i.pool, Queue: jobs, MaxAttempts: i.config.MaxAttempts, Timeout: patience, Metrics: metrics, Log: i.log,
-	})
-	return nil
+	i.keeper.Committer, err = newCommitter(i.config.Keeping, i.pool, metrics, i.log)
+	return err
 }
 
 func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
@@ -184,12 +174,8 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("WEBHOOK_ALLOWED_CIDRS: %w", err)
 	}
-	secrets := make([]string, len(c.WebhookSecret))
-	for n, s := range c.WebhookSecret {
-		secrets[n] = s.Reveal()
-	}
 	return &receive.Handler{
-		Verifier: elevenlabs.NewVerifier(secrets, c.Tolerance()),
+		Verifier: elevenlabs.NewVerifier(config.Reveal(c.WebhookSecret), c.Tolerance()),
 		Keeper:   i.keeper,
 		Proxies:  proxies, Allowed: allowed,
 		Limits:     gate.NewLimits(gate.Rates{FailuresPerMinute: c.FailRPM, PerSecond: c.RateRPS, Burst: c.RateBurst}),

@@ -100,11 +100,7 @@ func toWebhook(c config.Worker, _ *zap.Logger) (work.Target, error) {
 // Webhook makes the exporter to the webhook from the configuration; it connects
 // to nothing. Errors are Invalid.
 func Webhook(c config.Worker) (*webhook.Exporter, error) {
-	secrets := make([]string, len(c.WebhookOutSecrets))
-	for i, s := range c.WebhookOutSecrets {
-		secrets[i] = s.Reveal()
-	}
-	e, err := webhook.New(webhook.Options{URL: c.WebhookOutURL, Secrets: secrets, Timeout: c.WebhookOutTimeout(), Plain: c.WebhookOutAllowHTTP})
+	e, err := webhook.New(webhook.Options{URL: c.WebhookOutURL, Secrets: config.Reveal(c.WebhookOutSecrets), Timeout: c.WebhookOutTimeout(), Plain: c.WebhookOutAllowHTTP})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the webhook (WEBHOOK_OUT_URL): %w", err)
 	}

@@ -65,9 +65,7 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		Pool: w.pool, Name: queue.QueueAnalyze, Places: places(c), Gap: c.MinGap(), Log: log,
 	})
 	analyzer, limit, err := Analyzer(c, func(o *openai.Options) {
-		transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
-		transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
-		o.HTTPClient = &http.Client{Transport: w.throttle.Transport(transport)}
+		o.HTTPClient = &http.Client{Transport: w.throttle.Transport(openai.Transport())}
 		// A request waits for its turn within its time-out, which is longer by that:
 		// everybody's turn comes before one's own, at worst.
 		o.Timeout += time.Duration(places(c)) * c.MinGap()

@@ -21,6 +21,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"postcall/pkg/call"
+	"postcall/pkg/durable"
 )
 
 // Store keeps recordings. It is safe for concurrent use, and any number of
@@ -328,11 +329,11 @@ func putFile(dir, key string, r io.Reader) (err error) {
 		return err
 	}
 	renamed = true
-	if err = syncDir(shard); err != nil {
+	if err = durable.SyncDir(shard); err != nil {
 		return err
 	}
 	// Always, since whoever made the shard may not be as far yet.
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // makeDir makes a directory and those above it, each synced into its parent.
@@ -349,7 +350,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return durable.SyncDir(parent)
 }
 
 // sweep removes files that were being written when their process was killed.

@@ -111,9 +111,6 @@ func NewOData(tb testing.TB, net8 bool) *OData {
 // URL is the whole address of the OData service.
 func (s *OData) URL() string { return s.http.URL + s.root + "/odata" }
 
-// Base is the address of the stand.
-func (s *OData) Base() string { return s.http.URL }
-
 // Close takes the server off the network.
 func (s *OData) Close() { s.http.Close() }
 

@@ -31,6 +31,15 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Reveal gives the value itself, for the one place that needs it.
 func (s Secret) Reveal() string { return string(s) }
 
+// Reveal gives the values of a list.
+func Reveal(list []Secret) []string {
+	plain := make([]string, len(list))
+	for i, s := range list {
+		plain[i] = s.Reveal()
+	}
+	return plain
+}
+
 // Common is what every process reads.
 type Common struct {
 	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database; ingest without it keeps to its spool alone"`

@@ -92,7 +92,7 @@ func (b *body) at() io.ReaderAt {
 	return bytes.NewReader(b.memory.Bytes())
 }
 
-// bytes is the whole body. A large one is read into memory: see Handler.large.
+// bytes is the whole body. A large one is read into memory: see Keeper.Large.
 func (b *body) bytes() ([]byte, error) {
 	if b.file == nil {
 		return b.memory.Bytes(), nil

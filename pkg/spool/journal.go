@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"postcall/pkg/durable"
 )
 
 // journal is a file that is appended to and all that lies beside it under its
@@ -453,17 +455,7 @@ func same(file interface{ Stat() (fs.FileInfo, error) }, path string) error {
 }
 
 // syncFolder makes the names beside path last.
-func syncFolder(path string) error {
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	err = folder.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil // some network file systems know no such thing
-	}
-	return errors.Join(err, folder.Close())
-}
+func syncFolder(path string) error { return durable.SyncDir(filepath.Dir(path)) }
 
 // full reports whether there was no room on the disk.
 func full(err error) bool {

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"go.uber.org/zap"
 
 	"postcall/pkg/analyze"
@@ -232,16 +231,7 @@ func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], s pos
 func (w *Analyze) finish(ctx context.Context, job *river.Job[queue.Analyze], f func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := finally(ctx)
 	defer cancel()
-	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
-		if err := queue.Own(ctx, tx, job.JobRow); err != nil {
-			return err
-		}
-		if err := f(ctx, tx); err != nil {
-			return err
-		}
-		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
-		return err
-	})
+	err := complete(ctx, w.Pool, job, f)
 	if err != nil {
 		return fmt.Errorf("committing the result: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"go.uber.org/zap"
 
 	"postcall/pkg/call"
@@ -192,7 +191,7 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 		w.report(ctx, entry, err)
 	}
 	if err == nil {
-		return stepDone, w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
+		return stepDone, complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
 			return postgres.EndDispatch(ctx, tx, dispatch)
 		})
 	}
@@ -294,22 +293,8 @@ func (w *Export) report(ctx context.Context, e postgres.Entry, err error) {
 
 // instead records why nothing is sent, together with the end of the job.
 func (w *Export) instead(ctx context.Context, job *river.Job[queue.Export], d *postgres.Dispatch) error {
-	return w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
+	return complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
 		return postgres.InsertDispatch(ctx, tx, d)
-	})
-}
-
-// finish commits what f writes together with the end of the job.
-func (w *Export) finish(ctx context.Context, job *river.Job[queue.Export], f func(context.Context, pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
-		if err := queue.Own(ctx, tx, job.JobRow); err != nil {
-			return err
-		}
-		if err := f(ctx, tx); err != nil {
-			return err
-		}
-		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
-		return err
 	})
 }
 

@@ -8,7 +8,10 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 
@@ -93,6 +96,21 @@ func next(ctx context.Context, job *rivertype.JobRow, err error) (step, error) {
 // finally gives a context for writing down what became of a job.
 func finally(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), recording)
+}
+
+// complete commits what f writes together with the end of the job, if the
+// attempt is still the job's own; queue.ErrNotOwned otherwise.
+func complete[T river.JobArgs](ctx context.Context, pool *pgxpool.Pool, job *river.Job[T], f func(context.Context, pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if err := queue.Own(ctx, tx, job.JobRow); err != nil {
+			return err
+		}
+		if err := f(ctx, tx); err != nil {
+			return err
+		}
+		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
+		return err
+	})
 }
 
 // line logs the one line of a job.

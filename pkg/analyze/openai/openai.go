@@ -160,9 +160,7 @@ func New(o Options) (*Analyzer, error) {
 		return nil, call.Errorf(call.Invalid, "the dialect is openai or compatible")
 	}
 	if o.HTTPClient == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
-		transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
-		o.HTTPClient = &http.Client{Transport: transport}
+		o.HTTPClient = &http.Client{Transport: Transport()}
 	}
 	return &Analyzer{
 		o: o,
@@ -181,6 +179,14 @@ func New(o Options) (*Analyzer, error) {
 		version:  promptVersion(o),
 		official: official,
 	}, nil
+}
+
+// Transport makes the transport that an Analyzer has by itself, for a client
+// that does something more on the way.
+func Transport() *http.Transport {
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented by net/http
+	transport.MaxIdleConnsPerHost = 64                           // as many as analyses may run at once
+	return transport
 }
 
 func unchanged(s string) string { return s }

@@ -30,7 +30,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -292,16 +291,4 @@ func bare(err error) error {
 		return u.Err
 	}
 	return err
-}
-
-// retryAfter reads the header of that name, 0 for none.
-func retryAfter(h http.Header) time.Duration {
-	s := strings.TrimSpace(h.Get("Retry-After"))
-	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n <= 1<<20 {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
 }

@@ -27,9 +27,6 @@ import (
 //go:embed fields.yaml
 var builtin []byte
 
-// Builtin is the built-in mapping as a file, to begin one's own with.
-func Builtin() []byte { return bytes.Clone(builtin) }
-
 // Mapping says which fields are sent, and for which calls.
 type Mapping struct {
 	name    string // of the file, for errors

@@ -11,6 +11,7 @@ import (
 
 	"postcall/pkg/call"
 	"postcall/pkg/export"
+	"postcall/pkg/export/outbound"
 )
 
 // verdict is what an answer means.
@@ -41,7 +42,7 @@ func judge(status int, h http.Header, reply []byte) verdict {
 		return fault(export.Unknown, call.Unavailable, "BPMSoft answers HTTP %d", status)
 	case status == http.StatusTooManyRequests:
 		v := fault(export.Failed, call.RateLimited, "BPMSoft asks to wait (HTTP 429)")
-		v.err.RetryAfter = retryAfter(h)
+		v.err.RetryAfter = outbound.Reply{Header: h}.RetryAfter()
 		return v
 	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
 		return fault(export.Failed, call.Credentials, "BPMSoft's stand wants another user or password (HTTP %d): check CRM_BASIC_AUTH_USER and CRM_BASIC_AUTH_PASS", status)

@@ -1,6 +1,7 @@
 //go:build unix
 
-package audio
+// Package durable makes what is on the disk last through a power cut.
+package durable
 
 import (
 	"errors"
@@ -8,9 +9,9 @@ import (
 	"syscall"
 )
 
-// syncDir makes the names in a directory last through a power cut. Some
+// SyncDir makes the names in a directory last through a power cut. Some
 // network file systems know no such thing: there it does what can be done.
-func syncDir(dir string) error {
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
