@@ -108,3 +108,38 @@ func TestPaidOnce(t *testing.T) {
 		t.Errorf("%s analyses", got)
 	}
 }
+
+// An attempt whose job has been given to another meanwhile writes nothing: not
+// its result, not the event's state, not the job's end.
+func TestStaleAttempt(t *testing.T) {
+	t.Parallel()
+	answer := make(chan struct{})
+	ai := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply {
+		return openaitest.When(answer, openaitest.Success())
+	}))
+	i := install(t, ai, map[string]string{"OPENAI_TIMEOUT_MS": "30000"})
+	i.ingest()
+	a := i.send(callBody("conv_stale"))
+	i.worker()
+	eventually(t, func() string {
+		if len(ai.Requests()) == 0 {
+			return "the model has not been asked"
+		}
+		return ""
+	})
+	// As if it had been rescued and a second attempt were at it.
+	if _, err := i.pool.Exec(t.Context(), `update river_job set attempt = attempt + 1 where kind = 'analyze'`); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	i.wait("true", `select cardinality(errors) > 0 or state <> 'running' from river_job where kind = 'analyze'`)
+	if got := i.text(`select count(*) from analyses`); got != "0" {
+		t.Errorf("%s analyses by an attempt that was no longer the job's", got)
+	}
+	if got := i.text(`select analysis_state from webhook_events where id = $1`, a.EventID); got != "running" {
+		t.Errorf("it left the event %s", got)
+	}
+	if got := i.text(`select state = 'completed' from river_job where kind = 'analyze'`); got != "false" {
+		t.Error("it ended the job")
+	}
+}
