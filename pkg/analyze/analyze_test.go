@@ -135,6 +135,8 @@ func TestPhone(t *testing.T) {
 	}}
 	collected := &call.Conversation{Collected: []call.DataPoint{{ID: "Phone-Number", Value: new("8 (999) 000-00-03")}}}
 	fromEvent := &call.Conversation{ExternalNumber: "79990000004", Turns: said.Turns}
+	inText := &call.Conversation{Collected: []call.DataPoint{{ID: "intent", Value: new("звонить на 8 999 000-00-05")}}}
+	inDigits := &call.Conversation{Collected: []call.DataPoint{{ID: "order", Value: new("8 999 000-00-05 12345")}}}
 	null := &call.Conversation{Collected: []call.DataPoint{{ID: "phone", Value: new("None")}, {ID: "phone"}}}
 	for name, test := range map[string]struct {
 		c             *call.Conversation
@@ -148,6 +150,8 @@ func TestPhone(t *testing.T) {
 		"event before the model":  {fromEvent, "+79990000002", "+79990000004"},
 		"nothing":                 {&call.Conversation{}, "", ""},
 		"the word None collected": {null, "", ""},
+		"in a collected text":     {inText, "+79990000005", ""},
+		"in collected digits":     {inDigits, "+79990000005", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -218,6 +222,9 @@ func TestConfine(t *testing.T) {
 		"![x](javascript:alert(1))":                         "![x]([ссылка убрана]",
 		"площадь < 56 м² и > 40 м², цена 92 000 евро":       "площадь < 56 м² и > 40 м², цена 92 000 евро",
 		"# Заголовок\n- [ ] пункт":                          "# Заголовок - [ ] пункт",
+		"+7\u200b905\u200b1234567":                          "[номер убран]",
+		"ht\u200btps://evil.example":                        "[ссылка убрана]",
+		"ht<b>tps://evil.example":                           "[ссылка убрана]",
 	} {
 		if got := analyze.Confine(c, "", in); got != want {
 			t.Errorf("Confine(%q) is %q, not %q", in, got, want)

@@ -99,8 +99,9 @@ func SaidPhones(c *call.Conversation, region string) []Said {
 }
 
 // numberTold reports whether the national part of an E.164 number occurs among
-// the digits that the roles said, one turn after another, or in a collected
-// value.
+// the digits that the roles said, one turn after another, or is a collected
+// value. One that only stands somewhere in a collected text is not: a model
+// wrote that text, and may have been told to.
 func numberTold(c *call.Conversation, e164 string, roles ...call.Role) bool {
 	n, err := phonenumbers.Parse(e164, "")
 	if err != nil {
@@ -117,7 +118,7 @@ func numberTold(c *call.Conversation, e164 string, roles ...call.Role) bool {
 		return true
 	}
 	for _, d := range c.Collected {
-		if d.Value != nil && strings.Contains(digits(*d.Value), national) {
+		if d.Value != nil && !strings.ContainsFunc(*d.Value, unicode.IsLetter) && strings.HasSuffix(digits(*d.Value), national) {
 			return true
 		}
 	}
@@ -211,10 +212,29 @@ var (
 	tagLike   = regexp.MustCompile(`<[/!a-zA-Z][^<>]*>`)
 )
 
+// maxConfined bounds what Confine looks at, in characters: more than any text
+// of a result has.
+const maxConfined = 4 * call.MaxSummary
+
 // Confine takes out of a model's text what could lead its reader astray: phone
 // numbers and links that do not come from the conversation, and markup tags. A
 // model that obeys its caller must not send the staff to a stranger's number.
+// The text comes back as Clean makes it, cut where it is endless.
 func Confine(c *call.Conversation, region, s string) string {
+	// Signs that do not show go first: they would hide a number or a link.
+	s = Shorten(Clean(s), maxConfined)
+	// What is taken out may leave something else of the kind.
+	for range 4 {
+		confined := confineOnce(c, region, s)
+		if confined == s {
+			return s
+		}
+		s = confined
+	}
+	return "[текст убран]" // it was made to be like that
+}
+
+func confineOnce(c *call.Conversation, region, s string) string {
 	for tagLike.MatchString(s) { // what is left of <<b>script> is a tag again
 		s = tagLike.ReplaceAllString(s, "")
 	}

@@ -147,6 +147,9 @@ func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, ti
 		APIKey: c.OpenAIKey.Reveal(), BaseURL: c.OpenAIBaseURL, Model: c.Model, Timeout: c.OpenAIAttempt(),
 		ResponseFormat: openai.ResponseFormat(c.OpenAIFormat), DefaultRegion: c.PhoneRegion, Redact: c.RedactPII,
 	}
+	if err := adapt(c, &o); err != nil {
+		return nil, 0, err
+	}
 	if edit != nil {
 		edit(&o)
 	}
@@ -154,7 +157,7 @@ func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, ti
 	if err != nil {
 		return nil, 0, fmt.Errorf("setting up the analyser: %w", err)
 	}
-	return a, openai.MaxRequests*o.Timeout + 30*time.Second, nil
+	return a, a.Limit() + 30*time.Second, nil
 }
 
 // Serve works jobs until the context ends, then finishes those that run within

@@ -61,6 +61,8 @@ const (
 	MaxPhone           = 32
 	MaxQuote           = 500
 	MaxEvidence        = 20
+	MaxCriteria        = 20
+	MaxCriterionID     = 64
 )
 
 // Result is what an analyser made of a conversation: the column
@@ -78,9 +80,12 @@ type Result struct {
 	ClientName      *string         `json:"client_name"`
 	Phone           *string         `json:"phone"` // E.164 where it could be normalised
 
-	Evidence           []Evidence `json:"evidence"`
-	InjectionSuspected bool       `json:"injection_suspected"`
-	Metrics            *Metrics   `json:"metrics,omitempty"`
+	// Criteria are the verdicts that quality stands on; nil on rows that were
+	// stored before there were any.
+	Criteria           []Judgement `json:"criteria"`
+	Evidence           []Evidence  `json:"evidence"`
+	InjectionSuspected bool        `json:"injection_suspected"`
+	Metrics            *Metrics    `json:"metrics,omitempty"`
 }
 
 // Recommendations are what to do next, in order of weight. The Node service
@@ -113,6 +118,30 @@ type Evidence struct {
 	Quote     string `json:"quote"`
 	Supported bool   `json:"supported"`
 }
+
+// Judgement is a criterion with the verdict on it. Turn and Quote are what the
+// analyser gave as proof, nil when it gave none. Supported is set by code, as
+// in Evidence; a quote without it proves nothing and is not to be shown.
+type Judgement struct {
+	ID        string  `json:"id"`
+	Verdict   Verdict `json:"verdict"`
+	Turn      *int    `json:"turn"`
+	Quote     *string `json:"quote"`
+	Supported bool    `json:"supported"`
+}
+
+// Verdict is whether a criterion holds for a call.
+type Verdict string
+
+// The verdicts. Unknown is also that of a criterion which does not apply.
+const (
+	VerdictMet     Verdict = "met"
+	VerdictNotMet  Verdict = "not_met"
+	VerdictUnknown Verdict = "unknown"
+)
+
+// Verdicts lists every verdict.
+func Verdicts() []Verdict { return []Verdict{VerdictMet, VerdictNotMet, VerdictUnknown} }
 
 // Metrics are computed from the transcript by code, whatever the analyser.
 // Shares are of characters spoken, 0 to 1; times are in seconds; nil means
@@ -180,6 +209,28 @@ func (r *Result) Validate() error {
 		if runes(e.Quote) > MaxQuote || runes(e.Claim) > MaxQuote {
 			return Errorf(Invalid, "a piece of evidence is longer than %d characters", MaxQuote)
 		}
+	}
+	if len(r.Criteria) > MaxCriteria {
+		return Errorf(Invalid, "there are more than %d criteria", MaxCriteria)
+	}
+	for _, j := range r.Criteria {
+		if err := j.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j Judgement) validate() error {
+	switch {
+	case j.ID == "" || runes(j.ID) > MaxCriterionID:
+		return Errorf(Invalid, "a criterion's id is empty or longer than %d characters", MaxCriterionID)
+	case !slices.Contains(Verdicts(), j.Verdict):
+		return Errorf(Invalid, "a verdict is none of met, not_met, unknown")
+	case j.Quote != nil && runes(*j.Quote) > MaxQuote:
+		return Errorf(Invalid, "a criterion's quote is longer than %d characters", MaxQuote)
+	case j.Supported && (j.Turn == nil || j.Quote == nil || *j.Quote == ""):
+		return Errorf(Invalid, "a criterion is called supported without a quote and its turn")
 	}
 	return nil
 }

@@ -104,6 +104,10 @@ type Worker struct {
 	OpenAIBaseURL  string `env:"OPENAI_BASE_URL, default=https://api.openai.com/v1" check:"http_url" desc:"Another server that speaks the OpenAI API"`
 	OpenAITimeout  int    `env:"OPENAI_TIMEOUT_MS, default=60000" min:"100" max:"900000" desc:"How long one answer of the model may take, in milliseconds"`
 	OpenAIFormat   string `env:"OPENAI_RESPONSE_FORMAT, default=json_schema" oneof:"json_schema,json_object,none" desc:"What the server can be asked to answer in: json_schema is the strictest, none leaves it to the prompt"`
+	OpenAICompat   string `env:"OPENAI_COMPAT, default=auto" oneof:"auto,true,false" desc:"true leaves out what only OpenAI's own API is sure to take (store, prompt_cache_key) and sends max_tokens for max_completion_tokens; auto does so for every host but openai.com"`
+	ContextTokens  int    `env:"ANALYZE_CONTEXT_TOKENS, default=128000" min:"16000" max:"10000000" desc:"The model's window, input and answer together; a call that does not fit is read in parts. Counted as OpenAI's newer models do: for a model that takes more tokens for Russian, say less than its window"`
+	MaxInputTokens int    `env:"ANALYZE_MAX_INPUT_TOKENS, default=0" min:"0" max:"10000000" desc:"The most input tokens of one request, to read long calls in smaller parts than the window allows; 0 leaves it to the window"`
+	Rules          string `env:"ANALYZE_RULES" check:"one_line" desc:"The YAML file with the deployment's own instructions, closed lists of topics, intents and outcomes, and prices, for all calls and by agent; docs/rules.example.yaml explains it"`
 	Model          string `env:"ANALYZE_MODEL, default=gpt-5-mini" check:"one_line" desc:"The model that analyses"`
 	MaxConcurrency int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once, in all workers together"`
 	MinMS          int    `env:"ANALYZE_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two requests to the model, in milliseconds, over all workers together"`

@@ -6,7 +6,8 @@
 // of strict schemas) and refuses a bad one with the real one's error bodies.
 // What it answers to a good one is a Reply: Success builds an answer that fits
 // Postcall's analyser from the transcript in the request; the others are the
-// faults that a client must survive.
+// faults that a client must survive. When the test ends, what was answered is
+// held against OpenAI's own description of its API as well (see Description).
 package openaitest
 
 import (
@@ -104,6 +105,9 @@ func New(tb testing.TB, opts ...Option) *Server {
 		close(s.closing)
 		s.http.CloseClientConnections()
 		s.http.Close()
+		if _, measuring := tb.(*testing.B); !measuring {
+			s.hold(tb)
+		}
 	})
 	return s
 }

@@ -2,12 +2,15 @@ package openaitest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 
 	"postcall/pkg/openaitest"
@@ -135,4 +138,33 @@ func waiting(arrived *sync.WaitGroup, all <-chan struct{}, n int) []openaitest.R
 		}
 	}
 	return replies
+}
+
+// TestDescriptionBites shows that holding requests against OpenAI's own
+// description finds what is wrong with them.
+func TestDescriptionBites(t *testing.T) {
+	t.Parallel()
+	schema, err := openaitest.Description()
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for body, fine := range map[string]bool{
+		good:            true,
+		`{}`:            false,
+		`{"model":"m"}`: false,
+		`{"model":"m","messages":[{"role":"boss","content":"hi"}]}`:                                                           false,
+		`{"model":"m","temperature":9,"messages":[{"role":"user","content":"hi"}]}`:                                           false,
+		`{"model":"m","messages":[{"role":"user","content":"hi"}],"response_format":{"type":"json_schema","json_schema":{}}}`: false,
+	} {
+		document, err := jsonschema.UnmarshalJSON(strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(document); (err == nil) != fine {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
 }

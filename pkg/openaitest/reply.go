@@ -268,13 +268,74 @@ func (q Request) Transcript() []Turn {
 	return turns
 }
 
+// Parts finds the analyses of a call's parts in the request's user messages:
+// each line that is a JSON object with a part and its answer.
+func (q Request) Parts() []map[string]any {
+	var parts []map[string]any
+	for i, m := range q.Chat.Messages {
+		if m.Role != "user" {
+			continue
+		}
+		for line := range strings.Lines(q.Chat.Text(i)) {
+			var p struct {
+				Part   string         `json:"part"`
+				Answer map[string]any `json:"answer"`
+			}
+			if json.Unmarshal([]byte(line), &p) == nil && p.Part != "" && p.Answer != nil {
+				parts = append(parts, p.Answer)
+			}
+		}
+	}
+	return parts
+}
+
+// listed gives the first value of the closed list that the request's schema has
+// for a property of the answer, free if it has none.
+func (q Request) listed(property, free string) string {
+	if q.Chat.ResponseFormat == nil || q.Chat.ResponseFormat.JSONSchema == nil {
+		return free
+	}
+	var schema struct {
+		Properties map[string]struct {
+			AnyOf []struct {
+				Enum []string `json:"enum"`
+			} `json:"anyOf"`
+		} `json:"properties"`
+	}
+	if json.Unmarshal(q.Chat.ResponseFormat.JSONSchema.Schema, &schema) != nil {
+		return free
+	}
+	for _, form := range schema.Properties[property].AnyOf {
+		if len(form.Enum) > 0 {
+			return form.Enum[0]
+		}
+	}
+	return free
+}
+
 // AnswerTo makes the answer of a well-behaved model to a request: it fits the
 // analyser's schema, quotes the transcript truly, and is the same for the same
-// transcript. Tests change it with Answer.
+// transcript. For the parts of a long call it takes the evidence of all. Tests
+// change it with Answer.
 func AnswerTo(q Request) map[string]any {
 	turns := q.Transcript()
 	criteria := []any{}
 	evidence := []any{}
+	judged := map[any]bool{}
+	for _, p := range q.Parts() {
+		if list, ok := p["evidence"].([]any); ok {
+			evidence = append(evidence, list...)
+			evidence = evidence[:min(len(evidence), 10)]
+		}
+		list, _ := p["criteria"].([]any)
+		for _, k := range list {
+			k, _ := k.(map[string]any)
+			if k["verdict"] == "met" && !judged[k["criterion"]] {
+				judged[k["criterion"]] = true
+				criteria = append(criteria, k)
+			}
+		}
+	}
 	for _, t := range turns {
 		if t.Role == "user" && len(evidence) == 0 {
 			evidence = append(evidence, map[string]any{"claim": "Клиент объяснил, зачем звонит", "turn": t.Turn, "quote": beginning(t.Text)})
@@ -290,10 +351,10 @@ func AnswerTo(q Request) map[string]any {
 		"evidence":            evidence,
 		"client_name":         nil,
 		"phone":               nil,
-		"topic":               "Тестовая тема",
-		"intent":              "Узнать подробности",
+		"topic":               q.listed("topic", "Тестовая тема"),
+		"intent":              q.listed("intent", "Узнать подробности"),
 		"outcome_code":        "informed",
-		"outcome":             "Клиент получил ответ",
+		"outcome":             q.listed("outcome", "Клиент получил ответ"),
 		"sentiment":           "neutral",
 		"summary_ru":          fmt.Sprintf("Клиент задал вопрос, агент ответил. Реплик в разговоре: %d.", len(turns)),
 		"recommendations":     []any{"Проверить, остались ли у клиента вопросы."},

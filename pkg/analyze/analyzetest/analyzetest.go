@@ -55,7 +55,16 @@ func Test(t *testing.T, a analyze.Analyzer) {
 		if !analyze.Russian(got.Result.SummaryRU) {
 			t.Errorf("summary_ru is not Russian: %q", got.Result.SummaryRU)
 		}
-		if got.Result.Evidence == nil || got.Result.Recommendations == nil {
+		for _, j := range got.Result.Criteria {
+			if !j.Supported {
+				continue
+			}
+			e := call.Evidence{Turn: *j.Turn, Quote: *j.Quote, Supported: true}
+			if verified := analyze.Verify(c, []call.Evidence{e}); verified[0] != e {
+				t.Errorf("the criterion was not verified: %+v", j)
+			}
+		}
+		if got.Result.Evidence == nil || got.Result.Recommendations == nil || got.Result.Criteria == nil {
 			t.Error("empty lists must be lists, not null")
 		}
 		for _, e := range got.Result.Evidence {

@@ -17,6 +17,7 @@
 //	sentiment        only where the customer's words leave no doubt: thanks in a
 //	                 call that failed may be scorn
 //	summary_ru       ElevenLabs' summary if it is in Russian, else the facts
+//	criteria         ElevenLabs' own, under its ids, without quotes: it gives none
 //	recommendations  what follows from the outcome, and failed tools
 //	client_name      the agent's own variables or collected data
 //	phone            the telephony, collected data, or the only number that the
@@ -78,6 +79,7 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 		Intent:             a.intent(c),
 		Sentiment:          sentiment(c),
 		ClientName:         analyze.ClientName(c, ""),
+		Criteria:           judgements(c),
 		InjectionSuspected: analyze.InjectionSuspected(c),
 		Evidence:           []call.Evidence{},
 		Metrics:            &metrics,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/invopop/jsonschema"
@@ -31,19 +32,11 @@ type answer struct {
 }
 
 type criterion struct {
-	Criterion string  `json:"criterion" jsonschema:"enum=need_identified,enum=question_answered,enum=next_step_agreed,enum=courteous,enum=goal_reached"`
-	Turn      *int    `json:"turn" jsonschema:"nullable"`
-	Quote     *string `json:"quote" jsonschema:"nullable"`
-	Verdict   verdict `json:"verdict" jsonschema:"enum=met,enum=not_met,enum=unknown"`
+	Criterion string       `json:"criterion" jsonschema:"enum=need_identified,enum=question_answered,enum=next_step_agreed,enum=courteous,enum=goal_reached"`
+	Turn      *int         `json:"turn" jsonschema:"nullable"`
+	Quote     *string      `json:"quote" jsonschema:"nullable"`
+	Verdict   call.Verdict `json:"verdict" jsonschema:"enum=met,enum=not_met,enum=unknown"`
 }
-
-type verdict string
-
-const (
-	met    verdict = "met"
-	notMet verdict = "not_met"
-	unsure verdict = "unknown"
-)
 
 type evidence struct {
 	Claim string `json:"claim" jsonschema_description:"In Russian."`
@@ -60,15 +53,11 @@ var claims = map[string]string{
 	"goal_reached":      "Цель звонка достигнута",
 }
 
-// schema is answer as a JSON Schema in the subset that strict mode takes.
-// Lengths of texts are told in words, since strict mode's documented subset
-// has no maxLength; that they hold is checked on the answer, as is all else.
-var (
-	schema     = answerSchema()
-	schemaJSON = must(json.Marshal(schema))
-)
-
-func answerSchema() *jsonschema.Schema {
+// answerSchema is answer as a JSON Schema in the subset that strict mode takes,
+// its lists closed as the rules say. Lengths of texts are told in words, since
+// strict mode's documented subset has no maxLength; that they hold is checked on
+// the answer, as is all else.
+func answerSchema(rules Ruleset) *jsonschema.Schema {
 	reflector := jsonschema.Reflector{Anonymous: true, DoNotReference: true, AllowAdditionalProperties: false}
 	s := reflector.Reflect(answer{})
 	s.Version = ""
@@ -85,15 +74,22 @@ func answerSchema() *jsonschema.Schema {
 	bound(value(value(s, "evidence").Items, "claim"), call.MaxQuote)
 	bound(value(value(s, "evidence").Items, "quote"), call.MaxQuote)
 	// The closed lists are the domain's own, so that they cannot drift apart.
-	for _, code := range call.OutcomeCodes() {
-		code := any(string(code))
-		value(s, "outcome_code").Enum = append(value(s, "outcome_code").Enum, code)
-	}
-	for _, mood := range call.Sentiments() {
-		value(s, "sentiment").Enum = append(value(s, "sentiment").Enum, string(mood))
+	closed(s, "outcome_code", call.OutcomeCodes())
+	closed(s, "sentiment", call.Sentiments())
+	for name, list := range map[string][]string{"topic": rules.Topics, "intent": rules.Intents, "outcome": rules.outcomeNames()} {
+		if len(list) > 0 {
+			value(s, name).Description = ""
+			closed(s, name, append(slices.Clone(list), other))
+		}
 	}
 	anyOf(s)
 	return s
+}
+
+func closed[T ~string](s *jsonschema.Schema, name string, list []T) {
+	for _, v := range list {
+		value(s, name).Enum = append(value(s, name).Enum, string(v))
+	}
 }
 
 // value is the schema of a property's value, null left aside.
@@ -124,23 +120,16 @@ func anyOf(s *jsonschema.Schema) {
 	}
 }
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // draft is an answer in the domain's terms, before the conversation is held
 // against it.
 type draft struct {
 	call.Result
-	criteria []criterion
+	given answer // as the model wrote it
 }
 
 // read makes an answer a draft or says what is wrong with it, in words that
 // the model can mend it by and that repeat nothing of what it wrote.
-func read(text string) (*draft, error) {
+func (f *form) read(text string) (*draft, error) {
 	// Whatever stands around the object (code fences, a greeting) is dropped.
 	begin, end := strings.IndexByte(text, '{'), strings.LastIndexByte(text, '}')
 	if begin < 0 || end < begin {
@@ -152,7 +141,7 @@ func read(text string) (*draft, error) {
 	if json.Unmarshal(object, &present) != nil {
 		return nil, call.Errorf(call.Invalid, "it is not valid JSON")
 	}
-	for _, name := range schema.Required {
+	for _, name := range f.schema.Required {
 		if _, found := present[name]; !found {
 			return nil, call.Errorf(call.Invalid, "the field %s is missing", name)
 		}
@@ -163,20 +152,25 @@ func read(text string) (*draft, error) {
 	if len(a.Criteria) > len(claims) {
 		return nil, call.Errorf(call.Invalid, "there are more than %d criteria", len(claims))
 	}
+	judged := map[string]bool{}
 	for _, k := range a.Criteria {
 		if claims[k.Criterion] == "" {
 			return nil, call.Errorf(call.Invalid, "a criterion is none of the known ones")
 		}
-		if k.Verdict != met && k.Verdict != notMet && k.Verdict != unsure {
+		if !slices.Contains(call.Verdicts(), k.Verdict) {
 			return nil, call.Errorf(call.Invalid, "a verdict is none of met, not_met, unknown")
 		}
+		if judged[k.Criterion] {
+			return nil, call.Errorf(call.Invalid, "a criterion is there twice")
+		}
+		judged[k.Criterion] = true
 	}
-	d := &draft{criteria: a.Criteria, Result: call.Result{
+	d := &draft{given: a, Result: call.Result{
 		Topic: optional(a.Topic), Intent: optional(a.Intent), Outcome: optional(a.Outcome),
 		ClientName: optional(a.ClientName), Phone: optional(a.Phone),
 		Quality: a.Quality, OutcomeCode: call.OutcomeCode(a.OutcomeCode),
 		SummaryRU: analyze.Clean(a.SummaryRU), Recommendations: call.Recommendations{},
-		Evidence: []call.Evidence{}, InjectionSuspected: a.InjectionSuspected,
+		Criteria: []call.Judgement{}, Evidence: []call.Evidence{}, InjectionSuspected: a.InjectionSuspected,
 	}}
 	if a.Sentiment != nil {
 		d.Sentiment = new(call.Sentiment(*a.Sentiment))
@@ -187,14 +181,22 @@ func read(text string) (*draft, error) {
 		}
 	}
 	for _, k := range a.Criteria {
-		if k.Verdict == met && k.Quote != nil && k.Turn != nil {
-			d.Evidence = append(d.Evidence, call.Evidence{Claim: claims[k.Criterion], Turn: *k.Turn, Quote: analyze.Clean(*k.Quote)})
+		j := call.Judgement{ID: k.Criterion, Verdict: k.Verdict, Turn: k.Turn}
+		if k.Quote != nil {
+			j.Quote = new(analyze.Clean(*k.Quote))
+		}
+		d.Criteria = append(d.Criteria, j)
+		if k.Verdict == call.VerdictMet && j.Quote != nil && k.Turn != nil {
+			d.Evidence = append(d.Evidence, call.Evidence{Claim: claims[k.Criterion], Turn: *k.Turn, Quote: *j.Quote})
 		}
 	}
 	for _, e := range a.Evidence {
 		d.Evidence = append(d.Evidence, call.Evidence{Claim: analyze.Clean(e.Claim), Turn: e.Turn, Quote: analyze.Clean(e.Quote)})
 	}
 	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	if err := f.rules.hold(&d.Result); err != nil {
 		return nil, err
 	}
 	if !analyze.Russian(d.SummaryRU) {
@@ -244,26 +246,32 @@ func (d *draft) restore(show func(string) string) {
 		bounded(&d.Evidence[i].Claim, call.MaxQuote)
 		bounded(&d.Evidence[i].Quote, call.MaxQuote)
 	}
-	for i := range d.criteria {
-		bounded(d.criteria[i].Quote, call.MaxQuote)
+	for i := range d.Criteria {
+		bounded(d.Criteria[i].Quote, call.MaxQuote)
 	}
 }
 
 // finish holds a draft against the conversation: what only the call can tell
 // is taken from it, what the model claims is checked in it.
-func (a *Analyzer) finish(c *call.Conversation, d *draft) error {
-	region := a.o.DefaultRegion
+func (f *form) finish(c *call.Conversation, d *draft) error {
+	region := f.region
 	d.Evidence = analyze.Verify(c, d.Evidence)
-	d.Quality = ceiling(c, d.criteria, d.Quality)
+	verifyCriteria(c, d.Criteria)
+	d.Quality = ceiling(d.Criteria, d.Quality)
 	d.Phone = analyze.Phone(c, region, deref(d.Phone))
 	d.ClientName = analyze.ClientName(c, deref(d.ClientName))
 	d.InjectionSuspected = d.InjectionSuspected || analyze.InjectionSuspected(c)
 	confine := func(s string, limit int) string { return analyze.Shorten(analyze.Confine(c, region, s), limit) }
 	for _, t := range []struct {
-		text  **string
-		limit int
-	}{{&d.Topic, call.MaxTopic}, {&d.Intent, call.MaxIntent}, {&d.Outcome, call.MaxOutcome}} {
-		if *t.text != nil {
+		text   **string
+		limit  int
+		closed bool // the deployment's own words
+	}{
+		{&d.Topic, call.MaxTopic, len(f.rules.Topics) > 0},
+		{&d.Intent, call.MaxIntent, len(f.rules.Intents) > 0},
+		{&d.Outcome, call.MaxOutcome, len(f.rules.Outcomes) > 0},
+	} {
+		if *t.text != nil && !t.closed {
 			*t.text = optional(new(confine(**t.text, t.limit)))
 		}
 	}
@@ -278,30 +286,47 @@ func (a *Analyzer) finish(c *call.Conversation, d *draft) error {
 	return d.Validate()
 }
 
+// verifyCriteria sets Supported where the quote stands in the transcript, and
+// puts the turn right where the quote stands in another one.
+func verifyCriteria(c *call.Conversation, criteria []call.Judgement) {
+	quotes := make([]call.Evidence, len(criteria))
+	for i, j := range criteria {
+		quotes[i] = quoted(j.Turn, j.Quote)
+	}
+	for i, e := range analyze.Verify(c, quotes) {
+		if criteria[i].Supported = e.Supported; e.Supported {
+			criteria[i].Turn = &e.Turn
+		}
+	}
+}
+
+// quoted is a quote that may be missing; one without its turn proves nothing.
+func quoted(turn *int, quote *string) call.Evidence {
+	if turn == nil || quote == nil {
+		return call.Evidence{}
+	}
+	return call.Evidence{Turn: *turn, Quote: *quote}
+}
+
 // ceiling holds the model's quality down to what it proved. From 5, each
 // criterion that is not met takes one, and so does each that is said to be met
 // without a quote that stands in the transcript; with none proved there is no
 // ground for more than 3. Null stays null.
-func ceiling(c *call.Conversation, criteria []criterion, quality *int) *int {
+func ceiling(criteria []call.Judgement, quality *int) *int {
 	if quality == nil {
 		return nil
 	}
-	proved, top := map[string]bool{}, 5
-	for _, k := range criteria {
-		if k.Verdict == unsure {
-			continue
-		}
-		e := call.Evidence{Turn: -1}
-		if k.Turn != nil && k.Quote != nil {
-			e = call.Evidence{Turn: *k.Turn, Quote: *k.Quote}
-		}
-		if k.Verdict == met && analyze.Verify(c, []call.Evidence{e})[0].Supported {
-			proved[k.Criterion] = true
-		} else {
+	proved, top := false, 5
+	for _, j := range criteria {
+		switch {
+		case j.Verdict == call.VerdictUnknown:
+		case j.Verdict == call.VerdictMet && j.Supported:
+			proved = true
+		default:
 			top--
 		}
 	}
-	if len(proved) == 0 {
+	if !proved {
 		top = min(top, 3)
 	}
 	return new(max(1, min(*quality, top)))

@@ -28,7 +28,7 @@ const maxRetryAfter = 15 * time.Minute
 // documentation has the table. response is nil when none came.
 func (a *Analyzer) failure(ctx context.Context, err error, response *http.Response, transcript string) error {
 	if ctx.Err() != nil {
-		return call.Errorf(call.Unavailable, "the analysis was stopped: %w", ctx.Err())
+		return call.Errorf(call.Unavailable, "the analysis was stopped: %w", context.Cause(ctx))
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return call.Errorf(call.Unavailable, "the model server did not answer within %s", a.o.Timeout)

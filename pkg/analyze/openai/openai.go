@@ -7,6 +7,9 @@
 // and phone numbers must come from the call. An answer that breaks the form is
 // sent back once for repair.
 //
+// A call that does not fit into the model's window is read in parts, and the
+// parts' answers are made into one (long.go).
+//
 // Nothing is retried here but a cut-off answer and a repair: the queue owns
 // retrying. What becomes of each failure:
 //
@@ -24,6 +27,7 @@
 //	refusal, finish_reason content_filter      Refused
 //	finish_reason length, twice                Invalid: the same call would be cut off again; a
 //	                                             person may raise MaxOutputTokens and retry it
+//	more parts than MaxParts                   Invalid: before anything is sent
 //	no choices, not the API's JSON             Internal: the queue may retry
 //	answer not as asked, repair included       Internal: the queue may retry
 //
@@ -33,11 +37,15 @@ package openai
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/invopop/jsonschema"
 	sdk "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 
@@ -52,9 +60,13 @@ const Name = "openai"
 // DefaultBaseURL is OpenAI's own server.
 const DefaultBaseURL = "https://api.openai.com/v1"
 
-// MaxRequests is the most that one analysis makes: the first, one for a
-// cut-off answer, and one for a repair.
+// MaxRequests is the most that an analysis makes of a call that fits into the
+// model's window: the first, one for a cut-off answer, and one for a repair. A
+// call in n parts takes at most MaxRequests×2n.
 const MaxRequests = 3
+
+// MaxParts is the most parts that a long call is read in.
+const MaxParts = 32
 
 // ResponseFormat is what the server is asked to answer in.
 type ResponseFormat string
@@ -83,8 +95,8 @@ type Options struct {
 	BaseURL string // empty means DefaultBaseURL
 	Model   string
 
-	// Timeout bounds one request; empty means a minute. An analysis makes one
-	// request, and at most two more: for a cut-off answer and for a repair.
+	// Timeout bounds one request; empty means a minute. Limit says how long an
+	// analysis may take.
 	Timeout time.Duration
 	// HTTPClient sends the requests; nil means one of the Analyzer's own.
 	HTTPClient *http.Client
@@ -101,7 +113,17 @@ type Options struct {
 	// MaxOutputTokens caps an answer, a reasoning model's thoughts included; 0
 	// means 8192. A cut-off answer is asked for once more with four times that.
 	MaxOutputTokens int64
-	// Prices by model, over and above the known ones.
+	// ContextTokens is the model's window: input and answer together; 0 means
+	// DefaultContextTokens. Tokens are counted as OpenAI's newer models do
+	// (o200k_base); for a model that takes more of them for the same text, say
+	// less than its window.
+	ContextTokens int
+	// MaxInputTokens caps the input of one request below what the window allows;
+	// 0 means that the window alone decides.
+	MaxInputTokens int
+	// Rules are the deployment's own.
+	Rules Rules
+	// Prices by model, over and above the known ones and those of Rules.
 	Prices map[string]Price
 	// Prompt is the system message in place of the built-in one, for trying
 	// another: its results carry a version made from its text. Empty means the
@@ -109,13 +131,29 @@ type Options struct {
 	Prompt string
 }
 
+// DefaultContextTokens is the window of Options.ContextTokens.
+const DefaultContextTokens = 128_000
+
 // Analyzer implements analyze.Analyzer. It is safe for concurrent use.
 type Analyzer struct {
 	o        Options
 	chat     sdk.ChatCompletionService
-	system   string
-	version  string // of the prompt
-	official bool   // the server is OpenAI's own: its prices hold
+	common   *form            // of the default rules
+	agents   map[string]*form // by agent id
+	official bool             // the server is OpenAI's own: its prices hold
+}
+
+// form is what is asked of the model under one set of rules, and how its
+// answer is read. It is made once.
+type form struct {
+	rules      Ruleset
+	format     ResponseFormat
+	region     string
+	system     string
+	version    string
+	schema     *jsonschema.Schema
+	schemaJSON []byte
+	input      int // the tokens that a user message may have
 }
 
 var _ analyze.Analyzer = (*Analyzer)(nil)
@@ -142,9 +180,19 @@ func New(o Options) (*Analyzer, error) {
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
 	}
-	if o.MaxOutputTokens == 0 {
-		o.MaxOutputTokens = 8192
+	if o.ContextTokens == 0 {
+		o.ContextTokens = DefaultContextTokens
 	}
+	if o.MaxOutputTokens == 0 {
+		o.MaxOutputTokens = int64(min(8192, o.ContextTokens/8))
+	}
+	// The caller's map is not written to, and what it says comes first.
+	prices := maps.Clone(o.Rules.Prices)
+	if prices == nil {
+		prices = map[string]Price{}
+	}
+	maps.Copy(prices, o.Prices)
+	o.Prices = prices
 	switch {
 	case o.APIKey == "":
 		return nil, call.Errorf(call.Invalid, "the openai analyser needs an API key")
@@ -152,8 +200,8 @@ func New(o Options) (*Analyzer, error) {
 		return nil, call.Errorf(call.Invalid, "the openai analyser needs the name of a model")
 	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
 		return nil, call.Errorf(call.Invalid, "the base URL of the openai analyser is not an http or https URL")
-	case o.Timeout < 0 || o.MaxOutputTokens < 0:
-		return nil, call.Errorf(call.Invalid, "the time-out and the token cap of the openai analyser cannot be negative")
+	case o.Timeout < 0 || o.MaxOutputTokens < 0 || o.ContextTokens < 0 || o.MaxInputTokens < 0:
+		return nil, call.Errorf(call.Invalid, "the time-out and the token caps of the openai analyser cannot be negative")
 	case o.ResponseFormat != JSONSchema && o.ResponseFormat != JSONObject && o.ResponseFormat != None:
 		return nil, call.Errorf(call.Invalid, "the response format is json_schema, json_object or none")
 	case o.Dialect != OpenAI && o.Dialect != Compatible:
@@ -161,6 +209,16 @@ func New(o Options) (*Analyzer, error) {
 	}
 	if o.HTTPClient == nil {
 		o.HTTPClient = &http.Client{Transport: Transport()}
+	}
+	common, err := newForm(o, o.Rules.of(""))
+	if err != nil {
+		return nil, err
+	}
+	agents := make(map[string]*form, len(o.Rules.Agents))
+	for id := range o.Rules.Agents {
+		if agents[id], err = newForm(o, o.Rules.of(id)); err != nil {
+			return nil, fmt.Errorf("the rules of agent %s: %w", id, err)
+		}
 	}
 	return &Analyzer{
 		o: o,
@@ -175,8 +233,8 @@ func New(o Options) (*Analyzer, error) {
 			option.WithRequestTimeout(o.Timeout),
 			option.WithMiddleware(limitBody),
 		),
-		system:   systemMessage(o),
-		version:  promptVersion(o),
+		common:   common,
+		agents:   agents,
 		official: official,
 	}, nil
 }
@@ -189,6 +247,28 @@ func Transport() *http.Transport {
 	return transport
 }
 
+func newForm(o Options, rules Ruleset) (*form, error) {
+	f := &form{
+		rules: rules, format: o.ResponseFormat, region: o.DefaultRegion,
+		schema: answerSchema(rules), version: promptVersion(o, rules),
+	}
+	var err error
+	if f.schemaJSON, err = json.Marshal(f.schema); err != nil {
+		return nil, call.Errorf(call.Internal, "encoding the answer's schema: %w", err)
+	}
+	f.system = systemMessage(o, rules, f.schemaJSON)
+	f.input, err = inputTokens(o, f)
+	return f, err
+}
+
+// form is what holds for a conversation.
+func (a *Analyzer) form(c *call.Conversation) *form {
+	if f, ok := a.agents[c.AgentID]; ok {
+		return f
+	}
+	return a.common
+}
+
 func unchanged(s string) string { return s }
 
 // Probe asks the server for next to nothing, in the way that analyses ask, and
@@ -196,7 +276,7 @@ func unchanged(s string) string { return s }
 // those of Analyze. It costs a few tokens: looking the model up would be free
 // but says nothing of the account's quota, and not every server can.
 func (a *Analyzer) Probe(ctx context.Context) error {
-	_, err := a.ask(ctx, []sdk.ChatCompletionMessageParamUnion{
+	_, err := a.ask(ctx, a.common, []sdk.ChatCompletionMessageParamUnion{
 		sdk.UserMessage("This is a check of the connection. Answer with an empty JSON object."),
 	}, probeTokens, "")
 	if call.CodeOf(err) == call.Refused {
@@ -223,6 +303,15 @@ func limitBody(r *http.Request, next option.MiddlewareNext) (*http.Response, err
 // Name is "openai".
 func (a *Analyzer) Name() string { return Name }
 
+// timeouts is how many of Options.Timeout an analysis may take. A call in one
+// part needs three at worst. The parts of a long one share what there is: were
+// each given its own worst, a job could run for hours, and one that was lost
+// with its worker would be missed for as long.
+const timeouts = 6
+
+// Limit is the longest that Analyze takes, whatever the call and the server.
+func (a *Analyzer) Limit() time.Duration { return timeouts * a.o.Timeout }
+
 // Analyze asks the model about a conversation. Usage adds up the requests it
 // took; RequestID is the last one's.
 func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Analysis, error) {
@@ -230,47 +319,69 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 	if !c.Spoken() {
 		return nil, call.Errorf(call.Invalid, "nobody spoke in this call")
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, a.Limit(),
+		fmt.Errorf("it took longer than %s: %w", a.Limit(), context.DeadlineExceeded))
+	defer cancel()
 	hide, show := unchanged, unchanged
 	if a.o.Redact {
 		var masks redact.Map
 		hide, show = masks.Mask, masks.Restore
 	}
-	transcript := userMessage(c, hide)
-	messages := []sdk.ChatCompletionMessageParamUnion{
-		sdk.SystemMessage(a.system),
-		sdk.UserMessage(transcript),
+	f := a.form(c)
+	r := &run{
+		a: a, form: f, facts: object(factsOf(c, hide)), lines: linesOf(c, hide),
+		analysis: &call.Analysis{Analyzer: Name, PromptVersion: f.version},
 	}
-	analysis := &call.Analysis{Analyzer: Name, PromptVersion: a.version}
-	tokens := a.o.MaxOutputTokens
+	d, err := r.draft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.restore(show)
+	if err := f.finish(c, d); err != nil {
+		return nil, call.Errorf(call.Internal, "the model's answer could not be made a result (request %s): %w", r.analysis.RequestID, err)
+	}
+	r.analysis.Result = d.Result
+	r.analysis.Usage.CostUSD = a.cost(r.analysis.Model, r.analysis.Usage)
+	r.analysis.Duration = time.Since(began)
+	return r.analysis, nil
+}
+
+// run is one analysis under way.
+type run struct {
+	a        *Analyzer
+	form     *form
+	facts    string // about the call, encoded
+	lines    []line // its turns
+	analysis *call.Analysis
+}
+
+// ask has the model answer one user message in the form: once more with a
+// larger cap if the answer was cut off, and once more if it breaks the form.
+func (r *run) ask(ctx context.Context, message string) (*draft, error) {
+	messages := []sdk.ChatCompletionMessageParamUnion{sdk.SystemMessage(r.form.system), sdk.UserMessage(message)}
+	tokens := r.a.o.MaxOutputTokens
 	widened, repaired := false, false
 	for {
-		reply, err := a.ask(ctx, messages, tokens, transcript)
+		reply, err := r.a.ask(ctx, r.form, messages, tokens, message)
 		if err != nil {
 			return nil, err
 		}
-		analysis.Model = reply.model
-		analysis.RequestID = reply.requestID
-		analysis.Usage.InputTokens += reply.usage.InputTokens
-		analysis.Usage.CachedTokens += reply.usage.CachedTokens
-		analysis.Usage.OutputTokens += reply.usage.OutputTokens
+		r.analysis.Model = reply.model
+		r.analysis.RequestID = reply.requestID
+		r.analysis.Usage.InputTokens += reply.usage.InputTokens
+		r.analysis.Usage.CachedTokens += reply.usage.CachedTokens
+		r.analysis.Usage.OutputTokens += reply.usage.OutputTokens
 
 		if reply.cut {
 			if widened {
 				return nil, call.Errorf(call.Invalid, "the model's answer does not fit into %d tokens (request %s)", tokens, reply.requestID)
 			}
-			widened, tokens = true, tokens*4
+			widened, tokens = true, wider(r.a.o)
 			continue
 		}
-		result, fault := read(reply.text)
+		d, fault := r.form.read(reply.text)
 		if fault == nil {
-			result.restore(show)
-			if err := a.finish(c, result); err != nil {
-				return nil, call.Errorf(call.Internal, "the model's answer could not be made a result (request %s): %w", reply.requestID, err)
-			}
-			analysis.Result = result.Result
-			analysis.Usage.CostUSD = a.cost(analysis.Model, analysis.Usage)
-			analysis.Duration = time.Since(began)
-			return analysis, nil
+			return d, nil
 		}
 		if repaired {
 			return nil, call.Errorf(call.Internal, "the model's answer is not as asked, repair included (request %s): %w", reply.requestID, fault)

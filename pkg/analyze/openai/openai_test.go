@@ -6,13 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	validator "github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 
 	"postcall/pkg/analyze/analyzetest"
@@ -22,9 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// setup starts a server with the scripted replies and an analyser on it. When
-// the test ends, the bodies that were sent are held against OpenAI's own
-// description, if POSTCALL_OPENAI_SPEC names its file.
+// setup starts a server with the scripted replies and an analyser on it.
 func setup(t *testing.T, change func(*Options), replies ...openaitest.Reply) (*Analyzer, *openaitest.Server) {
 	t.Helper()
 	server := openaitest.New(t, openaitest.WithReplies(replies...))
@@ -39,50 +34,7 @@ func setup(t *testing.T, change func(*Options), replies ...openaitest.Reply) (*A
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { valid(t, server.Requests()) })
 	return a, server
-}
-
-// description is OpenAI's own schema of a request, nil without its file.
-var description = sync.OnceValues(func() (*validator.Schema, error) {
-	path := os.Getenv("POSTCALL_OPENAI_SPEC")
-	if path == "" {
-		return nil, nil
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	document, err := validator.UnmarshalJSON(file)
-	if err != nil {
-		return nil, err
-	}
-	compiler := validator.NewCompiler()
-	if err := compiler.AddResource("openai.json", document); err != nil {
-		return nil, err
-	}
-	return compiler.Compile("openai.json#/components/schemas/CreateChatCompletionRequest")
-})
-
-func valid(t *testing.T, requests []openaitest.Request) {
-	t.Helper()
-	schema, err := description()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if schema == nil {
-		return
-	}
-	for _, q := range requests {
-		body, err := validator.UnmarshalJSON(bytes.NewReader(q.Body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := schema.Validate(body); err != nil {
-			t.Errorf("request %d is not what OpenAI describes: %v", q.N, err)
-		}
-	}
 }
 
 func TestAnalyzer(t *testing.T) {
@@ -107,7 +59,7 @@ func TestAnalysisSaysWhereItIsFrom(t *testing.T) {
 	}
 	q := server.Requests()[0]
 	in := int64(len(q.Body) / 4)
-	if got.Model != "gpt-5-mini" || got.PromptVersion != "v1" || got.RequestID != openaitest.RequestID(0) || got.Duration <= 0 {
+	if got.Model != "gpt-5-mini" || got.PromptVersion != "v2" || got.RequestID != openaitest.RequestID(0) || got.Duration <= 0 {
 		t.Errorf("provenance is %+v", got)
 	}
 	u := got.Usage
@@ -443,30 +395,32 @@ func TestLongerCapAndRepairMessages(t *testing.T) {
 func TestQualityIsHeldDownToWhatWasProved(t *testing.T) {
 	t.Parallel()
 	c := analyzetest.Conversation()
-	entry := func(name string, turn int, quote string, v verdict) criterion {
-		return criterion{Criterion: name, Turn: &turn, Quote: &quote, Verdict: v}
+	const met, notMet, unsure = call.VerdictMet, call.VerdictNotMet, call.VerdictUnknown
+	entry := func(name string, turn int, quote string, v call.Verdict) call.Judgement {
+		return call.Judgement{ID: name, Turn: &turn, Quote: &quote, Verdict: v}
 	}
 	proved := entry("need_identified", 1, "меня зовут Ольга", met)
 	invented := entry("courteous", 0, "Спасибо за ожидание", met)
 	for name, test := range map[string]struct {
-		criteria []criterion
+		criteria []call.Judgement
 		given    *int
 		want     int // 0 for null
 	}{
-		"null stays":                {[]criterion{proved}, nil, 0},
-		"proved":                    {[]criterion{proved}, new(5), 5},
+		"null stays":                {[]call.Judgement{proved}, nil, 0},
+		"proved":                    {[]call.Judgement{proved}, new(5), 5},
 		"nothing proved":            {nil, new(5), 3},
-		"only unknown":              {[]criterion{{Criterion: "courteous", Verdict: unsure}}, new(5), 3},
-		"a made-up quote costs":     {[]criterion{proved, invented}, new(5), 4},
-		"not met costs":             {[]criterion{proved, {Criterion: "goal_reached", Verdict: notMet}, {Criterion: "courteous", Verdict: notMet}}, new(5), 3},
-		"never raised":              {[]criterion{proved}, new(2), 2},
-		"never under one":           {[]criterion{invented, invented, invented, invented, invented}, new(5), 1},
-		"the lower of the two":      {[]criterion{invented}, new(1), 1},
-		"met without any quote":     {[]criterion{proved, {Criterion: "goal_reached", Verdict: met}}, new(5), 4},
-		"proved in a misnamed turn": {[]criterion{entry("need_identified", 3, "меня зовут Ольга", met)}, new(5), 5},
+		"only unknown":              {[]call.Judgement{{ID: "courteous", Verdict: unsure}}, new(5), 3},
+		"a made-up quote costs":     {[]call.Judgement{proved, invented}, new(5), 4},
+		"not met costs":             {[]call.Judgement{proved, {ID: "goal_reached", Verdict: notMet}, {ID: "courteous", Verdict: notMet}}, new(5), 3},
+		"never raised":              {[]call.Judgement{proved}, new(2), 2},
+		"never under one":           {[]call.Judgement{invented, invented, invented, invented, invented}, new(5), 1},
+		"the lower of the two":      {[]call.Judgement{invented}, new(1), 1},
+		"met without any quote":     {[]call.Judgement{proved, {ID: "goal_reached", Verdict: met}}, new(5), 4},
+		"proved in a misnamed turn": {[]call.Judgement{entry("need_identified", 3, "меня зовут Ольга", met)}, new(5), 5},
 	} {
 		got := 0
-		if q := ceiling(c, test.criteria, test.given); q != nil {
+		verifyCriteria(c, test.criteria)
+		if q := ceiling(test.criteria, test.given); q != nil {
 			got = *q
 		}
 		if got != test.want {
@@ -502,10 +456,13 @@ func FuzzRead(f *testing.F) {
 	f.Add(`{}`)
 	f.Add("```json\n{\"quality\":5}\n```")
 	f.Add(`{"injection_suspected":false,"criteria":[{"criterion":"courteous","turn":0,"quote":"да","verdict":"met"}],"evidence":[{"claim":"а","turn":1,"quote":"б"}],"client_name":"Ольга","phone":"+375291234567","topic":"т","intent":null,"outcome_code":"lead","outcome":"о","sentiment":"mixed","summary_ru":"Кратко: +7 905 123-45-67 <b>x</b>","recommendations":["р"],"quality":5}`)
-	a := &Analyzer{}
+	a, err := newForm(Options{ContextTokens: DefaultContextTokens}, Ruleset{})
+	if err != nil {
+		f.Fatal(err)
+	}
 	c := analyzetest.Conversation()
 	f.Fuzz(func(t *testing.T, text string) {
-		d, err := read(text)
+		d, err := a.read(text)
 		if err != nil {
 			if call.CodeOf(err) != call.Invalid {
 				t.Errorf("the fault has code %s", call.CodeOf(err))
@@ -525,30 +482,4 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("control characters are left: %q", d.SummaryRU)
 		}
 	})
-}
-
-// TestDescriptionRefusesBadRequests shows that the check behind valid bites.
-func TestDescriptionRefusesBadRequests(t *testing.T) {
-	t.Parallel()
-	schema, err := description()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if schema == nil {
-		t.Skip("POSTCALL_OPENAI_SPEC does not name OpenAI's description")
-	}
-	for _, body := range []string{
-		`{}`,
-		`{"model":"m"}`,
-		`{"model":"m","messages":[{"role":"boss","content":"hi"}]}`,
-		`{"model":"m","messages":[{"role":"user","content":"hi"}],"response_format":{"type":"json_schema","json_schema":{}}}`,
-	} {
-		document, err := validator.UnmarshalJSON(strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if schema.Validate(document) == nil {
-			t.Errorf("accepted: %s", body)
-		}
-	}
 }

@@ -8,9 +8,9 @@ import (
 
 // Price is what a model costs, in US dollars per million tokens.
 type Price struct {
-	Input  float64 // input that was not cached
-	Cached float64 // input that was
-	Output float64
+	Input  float64 `yaml:"input"`  // input that was not cached
+	Cached float64 `yaml:"cached"` // input that was
+	Output float64 `yaml:"output"`
 }
 
 // prices are OpenAI's list prices of the standard tier. They hold for its own

@@ -24,18 +24,18 @@ type reply struct {
 }
 
 // ask makes one request. What the server or the model refuses comes back as
-// *call.Error. transcript is only looked at to keep it out of error texts.
-func (a *Analyzer) ask(ctx context.Context, messages []sdk.ChatCompletionMessageParamUnion, tokens int64, transcript string) (reply, error) {
+// *call.Error. Its usage is the caller's to add up. transcript is only looked at to keep it out of error texts.
+func (a *Analyzer) ask(ctx context.Context, f *form, messages []sdk.ChatCompletionMessageParamUnion, tokens int64, transcript string) (reply, error) {
 	params := sdk.ChatCompletionNewParams{
 		Model:          a.o.Model,
 		Messages:       messages,
-		ResponseFormat: responseFormat(a.o.ResponseFormat),
+		ResponseFormat: f.responseFormat(),
 		// No temperature: reasoning models refuse it.
 	}
 	if a.o.Dialect == OpenAI {
 		params.MaxCompletionTokens = sdk.Int(tokens)
 		params.Store = sdk.Bool(false) // the transcript is not to stay there
-		params.PromptCacheKey = sdk.String("postcall-" + a.version)
+		params.PromptCacheKey = sdk.String("postcall-" + f.version)
 	} else {
 		params.MaxTokens = sdk.Int(tokens)
 	}
@@ -69,13 +69,13 @@ func (a *Analyzer) ask(ctx context.Context, messages []sdk.ChatCompletionMessage
 	return r, nil
 }
 
-func responseFormat(f ResponseFormat) sdk.ChatCompletionNewParamsResponseFormatUnion {
+func (f *form) responseFormat() sdk.ChatCompletionNewParamsResponseFormatUnion {
 	var format sdk.ChatCompletionNewParamsResponseFormatUnion
-	switch f {
+	switch f.format {
 	case JSONSchema:
 		format.OfJSONSchema = &shared.ResponseFormatJSONSchemaParam{
 			JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{
-				Name: "call_analysis", Strict: sdk.Bool(true), Schema: json.RawMessage(schemaJSON),
+				Name: "call_analysis", Strict: sdk.Bool(true), Schema: json.RawMessage(f.schemaJSON),
 			},
 		}
 	case JSONObject:
@@ -85,10 +85,13 @@ func responseFormat(f ResponseFormat) sdk.ChatCompletionNewParamsResponseFormatU
 	return format
 }
 
+// maxShown bounds a faulty answer that is shown to the model, in characters.
+const maxShown = 20_000
+
 // shown is a faulty answer as it is shown to the model for repair, bounded so
 // that a runaway one does not double the bill.
 func shown(answer string) string {
-	return orElse(analyze.Shorten(strings.ToValidUTF8(answer, ""), 20_000), "(empty)")
+	return orElse(analyze.Shorten(strings.ToValidUTF8(answer, ""), maxShown), "(empty)")
 }
 
 func orElse(s, other string) string {

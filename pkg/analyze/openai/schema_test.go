@@ -5,15 +5,51 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/invopop/jsonschema"
+
 	"postcall/pkg/call"
 )
 
-// TestSchemaIsStrict walks the schema as it is sent: strict mode takes no
+// rulesets are every form that rules can give to the schema: each list free or
+// closed.
+func rulesets() map[string]Ruleset {
+	forms := map[string]Ruleset{}
+	for i := range 8 {
+		s, name := Ruleset{Instructions: "Обращай внимание на сроки."}, ""
+		if i&1 != 0 {
+			s.Topics, name = []string{"Покупка квартиры", "Аренда"}, name+" topics"
+		}
+		if i&2 != 0 {
+			s.Intents, name = []string{"Узнать цену"}, name+" intents"
+		}
+		if i&4 != 0 {
+			s.Outcomes, name = []Outcome{{Name: "Запись на просмотр", Code: call.OutcomeMeeting, When: "the customer comes to see a flat"}, {Name: "Отказ", Code: call.OutcomeRefused}}, name+" outcomes"
+		}
+		forms["closed:"+name] = s
+	}
+	return forms
+}
+
+// TestSchemaIsStrict walks each schema as it is sent: strict mode takes no
 // other.
 func TestSchemaIsStrict(t *testing.T) {
 	t.Parallel()
+	for name, rules := range rulesets() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			strict(t, rules)
+		})
+	}
+}
+
+func strict(t *testing.T, rules Ruleset) {
+	t.Helper()
+	sent, err := json.Marshal(answerSchema(rules))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var root map[string]any
-	if err := json.Unmarshal(schemaJSON, &root); err != nil {
+	if err := json.Unmarshal(sent, &root); err != nil {
 		t.Fatal(err)
 	}
 	if root["type"] != "object" {
@@ -27,6 +63,9 @@ func TestSchemaIsStrict(t *testing.T) {
 			if !slices.Contains(known, k) {
 				t.Errorf("%s has %s, which strict mode's documented subset does not", path, k)
 			}
+		}
+		if list, ok := s["enum"].([]any); ok && (s["type"] != "string" || len(list) == 0) {
+			t.Errorf("%s has the values %v of type %v", path, list, s["type"])
 		}
 		if s["type"] == nil && s["anyOf"] == nil {
 			t.Errorf("%s has no type", path)
@@ -65,10 +104,11 @@ func TestSchemaIsStrict(t *testing.T) {
 
 func TestSchemaHoldsTheDomainsListsAndBounds(t *testing.T) {
 	t.Parallel()
+	schema := answerSchema(Ruleset{})
 	if got := len(value(schema, "outcome_code").Enum); got != len(call.OutcomeCodes()) {
 		t.Errorf("outcome_code has %d values", got)
 	}
-	if got := len(optionalEnum(t, "sentiment")); got != len(call.Sentiments()) {
+	if got := len(optionalEnum(t, schema, "sentiment")); got != len(call.Sentiments()) {
 		t.Errorf("sentiment has %d values", got)
 	}
 	quality, _ := schema.Properties.Get("quality")
@@ -87,7 +127,7 @@ func TestSchemaHoldsTheDomainsListsAndBounds(t *testing.T) {
 	}
 }
 
-func optionalEnum(t *testing.T, name string) []any {
+func optionalEnum(t *testing.T, schema *jsonschema.Schema, name string) []any {
 	t.Helper()
 	p, _ := schema.Properties.Get(name)
 	return p.AnyOf[0].Enum
@@ -96,6 +136,7 @@ func optionalEnum(t *testing.T, name string) []any {
 // TestProofComesBeforeJudgement: models write in the order of the properties.
 func TestProofComesBeforeJudgement(t *testing.T) {
 	t.Parallel()
+	schema := answerSchema(Ruleset{})
 	var order []string
 	for p := schema.Properties.Oldest(); p != nil; p = p.Next() {
 		order = append(order, p.Key)
