@@ -15,9 +15,11 @@ import (
 )
 
 // Kept says under which id an event stands, and whether it stood there before.
+// An event of a call that was erased is not kept: it has no id.
 type Kept struct {
 	EventID   int64
 	Duplicate bool
+	Erased    bool
 }
 
 // InsertEvents keeps events, each once. The answer has one entry for each
@@ -25,7 +27,8 @@ type Kept struct {
 // the list too, adds no row: it raises the first one's deliveries, unless it is
 // the very delivery that stands there (by RequestID), tried again because
 // nobody knew whether it had been kept. Deliveries of one event that come at
-// once wait for the first one's transaction.
+// once wait for the first one's transaction. What belongs to an erased call adds
+// nothing.
 func InsertEvents(ctx context.Context, tx pgx.Tx, events []*call.Event) ([]Kept, error) {
 	// All transactions lock keys in one order, so that none can deadlock.
 	order := make([]*call.Event, len(events))
@@ -37,6 +40,7 @@ func InsertEvents(ctx context.Context, tx pgx.Tx, events []*call.Event) ([]Kept,
 		return nil, err
 	}
 	var repeated []*call.Event
+	erased := map[string]bool{}
 	first := make(map[string]*call.Event, len(ids))
 	for _, e := range order {
 		if _, inserted := ids[e.DedupKey]; inserted && first[e.DedupKey] == nil {
@@ -49,10 +53,17 @@ func InsertEvents(ctx context.Context, tx pgx.Tx, events []*call.Event) ([]Kept,
 		if err := countRepeated(ctx, tx, repeated, ids); err != nil {
 			return nil, err
 		}
+		if erased, err = amongErased(ctx, tx, repeated, ids); err != nil {
+			return nil, err
+		}
 	}
 	kept := make([]Kept, len(events))
 	for i, e := range events {
 		kept[i] = Kept{EventID: ids[e.DedupKey], Duplicate: first[e.DedupKey] != e}
+		if erased[e.DedupKey] {
+			kept[i] = Kept{Erased: true}
+			continue
+		}
 		if kept[i].EventID == 0 {
 			return nil, call.Errorf(call.Unavailable, "an event was deleted while its repetition was being counted")
 		}
@@ -110,6 +121,8 @@ func insertNew(ctx context.Context, tx pgx.Tx, events []*call.Event) (map[string
 			$16::text[], $17::boolean[], $18::text[], $19::timestamptz[])
 			as e(type, ts, agent, conversation, status, audio, user_audio, response_audio,
 				payload, raw, event_id, key, source, request_id, secret, state, processed, note, received)
+		-- Where nothing was ever erased, nothing is hashed.
+		where not (select exists (select from erased_calls)) or not `+isErased+`
 		on conflict (dedup_key) do nothing
 		returning id, dedup_key`,
 		types, timestamps, agents, conversations, statuses,
@@ -120,6 +133,41 @@ func insertNew(ctx context.Context, tx pgx.Tx, events []*call.Event) (map[string
 		return nil, failed("inserting events", err)
 	}
 	return idsByKey(rows, make(map[string]int64, n))
+}
+
+// isErased is the condition that an event e(key, conversation) belongs to a call
+// that was erased: by the conversation's id, or by its own key where it has none.
+const isErased = `exists (
+	select from erased_calls x
+	where x.digest in (erasure_digest('call', e.conversation), erasure_digest('key', e.key)))`
+
+// amongErased tells which of the events that have got no id belong to erased
+// calls, by key.
+func amongErased(ctx context.Context, tx pgx.Tx, events []*call.Event, ids map[string]int64) (map[string]bool, error) {
+	var keys []string
+	var conversations []*string
+	for _, e := range events {
+		if _, there := ids[e.DedupKey]; !there {
+			keys, conversations = append(keys, e.DedupKey), append(conversations, null(e.ConversationID))
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, `
+		select key from unnest($1::text[], $2::text[]) as e(key, conversation) where `+isErased, keys, conversations)
+	if err != nil {
+		return nil, failed("looking for erased calls", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, failed("looking for erased calls", err)
+	}
+	erased := make(map[string]bool, len(list))
+	for _, key := range list {
+		erased[key] = true
+	}
+	return erased, nil
 }
 
 // countRepeated counts deliveries of events that are there, and adds their ids.

@@ -177,7 +177,7 @@ func (c *Committer) transaction(ctx context.Context, events []*call.Event) (kept
 		}
 		var jobs []queue.AnalyzeJob
 		for i, e := range events {
-			if e.State == call.StateQueued && !kept[i].Duplicate {
+			if e.State == call.StateQueued && !kept[i].Duplicate && !kept[i].Erased {
 				jobs = append(jobs, queue.AnalyzeJob{
 					Args:     queue.Analyze{EventID: kept[i].EventID, Trigger: call.TriggerAuto},
 					Metadata: queue.Metadata{RequestID: e.RequestID, ConversationID: e.ConversationID},

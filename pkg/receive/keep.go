@@ -43,6 +43,10 @@ type Keeper struct {
 func (k *Keeper) Keep(ctx context.Context, d *delivery, b *body) (*Answer, error) {
 	ctx = context.WithoutCancel(ctx)
 	kept, err := k.store(ctx, d, b, call.SourceWebhook)
+	if err == nil && kept.Erased {
+		// Taken and thrown away: a sender who is told so does not come again.
+		return &Answer{Status: "ok", Erased: true}, nil
+	}
 	if err == nil {
 		return &Answer{Status: "ok", EventID: &kept.EventID, Duplicate: kept.Duplicate}, nil
 	}
@@ -82,8 +86,8 @@ func (k *Keeper) Redeliver(ctx context.Context, entry spool.Entry) error {
 		return fmt.Errorf("storing a spooled delivery: %w", err)
 	}
 	k.Log.Info("delivery", zap.String("verdict", "drained"), zap.String("request_id", d.requestID),
-		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate),
-		zap.String("type", string(d.event.Type)), zap.String("conversation_id", d.event.ConversationID),
+		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate), zap.Bool("erased", kept.Erased),
+		zap.String("type", string(d.event.Type)), zap.String("call", call.Digest(d.event.ConversationID)),
 		zap.Int64("bytes", d.bytes), zap.Duration("waited_ms", time.Since(entry.ReceivedAt)))
 	return nil
 }
@@ -107,6 +111,9 @@ func (k *Keeper) store(ctx context.Context, d *delivery, b *body, source call.So
 	k.decide(&e)
 	d.event = e
 	kept, err := k.Committer.Commit(ctx, &e)
+	if err == nil && kept.Erased {
+		return kept, k.forget(ctx, &e)
+	}
 	if err == nil || call.CodeOf(err) == call.Unavailable {
 		return kept, err
 	}
@@ -124,6 +131,17 @@ func (k *Keeper) store(ctx context.Context, d *delivery, b *body, source call.So
 	k.decide(&e)
 	d.event = e
 	return k.Committer.Commit(ctx, &e)
+}
+
+// forget deletes the audio that came with an event of an erased call. Until that
+// is done the delivery is not acknowledged, so that it comes to this again.
+func (k *Keeper) forget(ctx context.Context, e *call.Event) error {
+	for _, a := range e.Audio {
+		if err := k.Audio.Delete(ctx, a.Key); err != nil {
+			return fmt.Errorf("deleting the audio of an erased call: %w", err)
+		}
+	}
+	return nil
 }
 
 // event parses a delivery, having put its audio into the store. The body, or

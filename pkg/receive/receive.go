@@ -62,6 +62,8 @@ type Answer struct {
 	EventID   *int64 `json:"event_id"`
 	Duplicate bool   `json:"duplicate"`
 	Spooled   bool   `json:"spooled,omitempty"`
+	// Erased: the call was erased, and nothing of the delivery is kept.
+	Erased bool `json:"erased,omitempty"`
 }
 
 // Deliver takes one delivery: 200 once it is committed, also for one that was
@@ -198,12 +200,14 @@ func (h *Handler) line(d *delivery, a *Answer, err error) {
 	}
 	if d.event.DedupKey != "" {
 		fields = append(fields, zap.String("type", string(d.event.Type)), zap.String("agent_id", d.event.AgentID),
-			zap.String("conversation_id", d.event.ConversationID), zap.Int("secret", d.secret))
+			zap.String("call", call.Digest(d.event.ConversationID)), zap.Int("secret", d.secret))
 	}
 	verdict, level := "failed", zap.ErrorLevel
 	switch {
 	case err == nil && a.Spooled:
 		verdict, level = "spooled", zap.WarnLevel
+	case err == nil && a.Erased:
+		verdict, level = "erased", zap.InfoLevel
 	case err == nil && a.Duplicate:
 		verdict, level = "duplicate", zap.InfoLevel
 	case err == nil:

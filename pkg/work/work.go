@@ -119,7 +119,7 @@ func line(log *zap.Logger, job *rivertype.JobRow, s step, began time.Time, err e
 	fields = append([]zap.Field{
 		zap.String("kind", job.Kind), zap.Int64("job_id", job.ID),
 		zap.Int("attempt", job.Attempt), zap.Int("max_attempts", job.MaxAttempts),
-		zap.String("request_id", m.RequestID), zap.String("conversation_id", m.ConversationID),
+		zap.String("request_id", m.RequestID), zap.String("call", call.Digest(m.ConversationID)),
 		zap.String("outcome", string(s)),
 		zap.Duration("waited_ms", began.Sub(job.ScheduledAt)), zap.Duration("duration_ms", time.Since(began)),
 	}, fields...)
