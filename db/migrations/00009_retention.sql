@@ -45,6 +45,8 @@ create table erasures (
     id              bigserial primary key,
     phone           text, -- E.164
     conversation_id text,
+    searched        bigint      not null default 0,    -- up to which event
+    found           bigint[]    not null default '{}', -- events that mention the phone
     dry_run         boolean     not null,
     subject         text        not null, -- what the audit log says of it
     actor           text        not null,

@@ -43,6 +43,7 @@ type API struct {
 	Guesses *gate.Limits
 	// PerSecond is how many requests a token may make for long.
 	PerSecond int
+	Privacy   Privacy
 }
 
 // Register adds the routes.
@@ -50,6 +51,7 @@ func (a *API) Register(e *echo.Echo) {
 	g := e.Group("/api", a.limitGuesses, a.limitTokens())
 	g.GET("/health/full", a.health, a.require(access.Viewer))
 	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))
+	a.registerPrivacy(g)
 }
 
 const identityKey = "identity"

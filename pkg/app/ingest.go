@@ -117,6 +117,11 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
 		PerSecond: c.AdminRPS,
 	}
+	if i.people != nil {
+		if api.Privacy, err = i.privacy(); err != nil {
+			return nil, err
+		}
+	}
 	i.server = &http.Server{
 		Handler:           i.router(handler, api),
 		ReadHeaderTimeout: readHeaderTimeout,

@@ -15,6 +15,7 @@ import (
 	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
+	"postcall/pkg/audio"
 	"postcall/pkg/call"
 	"postcall/pkg/config"
 	"postcall/pkg/postgres"
@@ -37,6 +38,7 @@ type Worker struct {
 
 	throttle *throttle.Throttle
 	breaker  *work.Breaker
+	audio    *audio.Store
 	metrics  *telemetry.Metrics // nil without METRICS_ADDR
 }
 
@@ -99,6 +101,9 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	}
 	river.AddWorker(workers, analyses)
 	river.AddWorker(workers, &work.Reconcile{Pool: w.pool, Log: log})
+	if err := w.forgetting(ctx, workers); err != nil {
+		return nil, err
+	}
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
 		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
 		Exports: exports, Timeout: max(longest, work.AnalyzeTimeout(limit, w.throttle)), SoftStop: c.ShutdownTimeout(),
@@ -197,6 +202,11 @@ func (w *Worker) model() string {
 }
 
 func (w *Worker) close() {
+	if w.audio != nil {
+		if err := w.audio.Close(); err != nil {
+			w.log.Error("closing", zap.Error(err))
+		}
+	}
 	if w.pool != nil {
 		w.pool.Close()
 	}

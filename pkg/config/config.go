@@ -78,6 +78,8 @@ type Ingest struct {
 	RateBurst      int      `env:"WEBHOOK_RATE_BURST, default=1000" min:"1" max:"1000000" desc:"Verified deliveries that an address may send at once"`
 	AdminTokens    []string `env:"ADMIN_TOKENS" check:"tokens" desc:"Who may use the API: name:role:sha256 for each, as postcall token new prints it; empty for nobody"`
 	AdminRPS       int      `env:"ADMIN_RATE_RPS, default=20" min:"1" max:"100000" desc:"Requests a second that a token may make of the API"`
+	PrivacyKey     Secret   `env:"PRIVACY_KEY" check:"key" desc:"What the audit log's digests of erased phone numbers are made with; keep it, and the same for all processes. Without it an entry does not tell which number it was"`
+	PhoneRegion    string   `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`
 	FailRPM        int      `env:"WEBHOOK_FAIL_RPM, default=30" min:"1" max:"1000000" desc:"Deliveries a minute that may fail verification from an address before it is answered 429"`
 
 	Keeping
@@ -142,10 +144,46 @@ type Worker struct {
 	CRMCircuitFailures int    `env:"CRM_CIRCUIT_FAILURES, default=10" min:"0" max:"1000" desc:"After how many failures in a row nothing is sent for a while; 0 for never"`
 	CRMCircuitOpenMS   int    `env:"CRM_CIRCUIT_OPEN_MS, default=30000" min:"100" max:"900000" desc:"For how long, in milliseconds; twice as long each time that it fails again, up to 15 minutes"`
 
+	AudioURL string `env:"AUDIO_URL, default=var/audio" check:"one_line" desc:"Where the calls' audio is kept: a directory, or s3://bucket?region=…, or mem:// for nowhere that stays"`
+	Retention
+
 	WebhookOutURL       string   `env:"WEBHOOK_OUT_URL" check:"http_url" desc:"Where each result is posted to, signed by the Standard Webhooks scheme; empty for nowhere"`
 	WebhookOutSecrets   []Secret `env:"WEBHOOK_OUT_SECRET" check:"one_line" required:"worker, if WEBHOOK_OUT_URL" desc:"What it is signed with: whsec_ and base64, several separated by commas while one is replaced"`
 	WebhookOutTimeoutMS int      `env:"WEBHOOK_OUT_TIMEOUT_MS, default=15000" min:"100" max:"300000" desc:"How long the receiver may take, in milliseconds"`
 	WebhookOutAllowHTTP bool     `env:"WEBHOOK_OUT_ALLOW_HTTP, default=false" desc:"Allow an http:// address, over which results can be read on the way"`
+}
+
+// Retention is how long things are kept. Each has its own age; empty is for
+// ever.
+type Retention struct {
+	Payloads    string `env:"RETENTION_PAYLOADS" check:"age" desc:"How long the bodies of events are kept, of which a stub stays; empty for ever"`
+	Transcripts string `env:"RETENTION_TRANSCRIPTS" check:"age" desc:"How long what was said is kept in the bodies of events; the rest of them, figures and analyses stay; empty for ever"`
+	Audio       string `env:"RETENTION_AUDIO" check:"age" desc:"How long recordings are kept; empty for ever"`
+	Analyses    string `env:"RETENTION_ANALYSES" check:"age" desc:"How long analyses are kept, and with each what was sent of it; empty for ever"`
+	Dispatches  string `env:"RETENTION_DISPATCHES" check:"age" desc:"How long it is kept what was sent to a target and what it answered; empty for ever"`
+	Rejections  string `env:"RETENTION_REJECTIONS" check:"age" desc:"How long refused deliveries are listed; 30 days at most in any case"`
+	Audit       string `env:"RETENTION_AUDIT" check:"audit_age" desc:"How long the audit log is kept; empty for ever"`
+}
+
+// Age reads one of the ages; 0 is for ever.
+func Age(s string) time.Duration {
+	d, err := parseAge(s)
+	if err != nil { // load has checked it
+		return 0
+	}
+	return d
+}
+
+// Privacy is what the commands read that erase and copy what is kept of a
+// person.
+type Privacy struct {
+	Common
+
+	AudioURL     string `env:"AUDIO_URL, default=var/audio" check:"one_line"`
+	SpoolPath    string `env:"SPOOL_PATH, default=logs/events.jsonl" check:"one_line"`
+	MarkdownPath string `env:"CRM_MD_PATH, default=memory-bank/crm.md" check:"one_line"`
+	PhoneRegion  string `env:"PHONE_REGION, default=RU" check:"region"`
+	Key          Secret `env:"PRIVACY_KEY" check:"key"`
 }
 
 // CRMTimeout is how long BPMSoft may take for one lead.

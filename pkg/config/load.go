@@ -108,6 +108,14 @@ func LoadDrain(ctx context.Context, from Lookuper) (Drain, error) {
 	return c, joined(problems)
 }
 
+// LoadPrivacy reads what erasing and copying need. The error is an *Error with
+// all problems at once.
+func LoadPrivacy(ctx context.Context, from Lookuper) (Privacy, error) {
+	c, problems := load[Privacy](ctx, from)
+	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: it says where calls are kept. "+databaseHelp)
+	return c, joined(problems)
+}
+
 // LoadEval reads the worker's configuration for a command that analyses and
 // keeps nothing: it needs no database.
 func LoadEval(ctx context.Context, from Lookuper) (Worker, error) {
@@ -325,12 +333,44 @@ var rules = map[string]struct {
 		}
 		return nil
 	}},
+	"age": {"a number of days, hours or years, such as 90d, 36h or 3y; empty for ever", func(s string) error {
+		_, err := parseAge(s)
+		return err
+	}},
+	"audit_age": {"a number of days or years, at least 30d, such as 3y; empty for ever", func(s string) error {
+		if d, err := parseAge(s); err != nil || d < 30*24*time.Hour {
+			return errors.New("is no such age")
+		}
+		return nil
+	}},
+	"key": {"a text of 32 characters or more on one line, such as openssl rand -base64 32 prints", func(s string) error {
+		if len(s) < 32 {
+			return errors.New("is too short")
+		}
+		return oneLine(s)
+	}},
 	"time_zone": {"a time zone's name, such as Europe/Moscow or UTC", func(s string) error {
 		if _, err := time.LoadLocation(s); err != nil {
 			return errors.New("is not a time zone")
 		}
 		return nil
 	}},
+}
+
+// parseAge reads a duration such as 90d, at least an hour and at most a hundred
+// years. Empty is 0.
+func parseAge(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := map[byte]time.Duration{'h': time.Hour, 'd': 24 * time.Hour, 'y': 365 * 24 * time.Hour}
+	unit, ok := units[s[len(s)-1]]
+	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
+	const longest = 100 * 365 * 24 * time.Hour
+	if !ok || err != nil || n == 0 || n > uint64(longest/unit) {
+		return 0, errors.New("is no such age")
+	}
+	return time.Duration(n) * unit, nil
 }
 
 func oneLine(s string) error {

@@ -62,6 +62,39 @@ func (Reconcile) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
 }
 
+// Retention is the periodic job that removes what is older than its age.
+type Retention struct{}
+
+// Kind is the job's name in the database.
+func (Retention) Kind() string { return "retention" }
+
+// InsertOpts are the job's defaults.
+func (Retention) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
+}
+
+// Erase is the job that does an erasure. Whom it is about stands in the
+// erasure's own row, never here.
+type Erase struct {
+	ErasureID int64 `json:"erasure_id" river:"unique"`
+}
+
+// Kind is the job's name in the database.
+func (Erase) Kind() string { return "erase" }
+
+// InsertOpts are the job's defaults.
+func (Erase) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 12, UniqueOpts: unfinished}
+}
+
+// OrderErasure enqueues an erasure in tx.
+func OrderErasure(ctx context.Context, tx pgx.Tx, c *Client, id int64) error {
+	if _, err := c.InsertTx(ctx, tx, Erase{ErasureID: id}, nil); err != nil {
+		return fmt.Errorf("enqueueing an erasure: %w", err)
+	}
+	return nil
+}
+
 // unfinished makes a job unique among those that still have something to do. A
 // finished one never blocks its repetition.
 var unfinished = river.UniqueOpts{
@@ -148,11 +181,7 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config.RescueStuckJobsAfter = o.Timeout + rescueMargin
 	config.JobTimeout = min(o.Timeout, time.Minute)
 	config.RetryPolicy = retry{}
-	config.PeriodicJobs = []*river.PeriodicJob{
-		river.NewPeriodicJob(river.PeriodicInterval(time.Minute),
-			func() (river.JobArgs, *river.InsertOpts) { return Reconcile{}, nil },
-			&river.PeriodicJobOpts{RunOnStart: true}),
-	}
+	config.PeriodicJobs = []*river.PeriodicJob{periodic(time.Minute, Reconcile{}), periodic(10*time.Minute, Retention{})}
 	c, err := river.NewClient(riverpgxv5.New(pool), config)
 	if err != nil {
 		return nil, fmt.Errorf("making the job client: %w", err)
@@ -161,6 +190,12 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 }
 
 const rescueMargin = time.Minute
+
+func periodic(every time.Duration, args river.JobArgs) *river.PeriodicJob {
+	return river.NewPeriodicJob(river.PeriodicInterval(every),
+		func() (river.JobArgs, *river.InsertOpts) { return args, nil },
+		&river.PeriodicJobOpts{RunOnStart: true})
+}
 
 // retention must be the same on all clients, since any of them can become the
 // one that cleans.
