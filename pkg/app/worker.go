@@ -104,6 +104,9 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	if err := w.forgetting(ctx, workers); err != nil {
 		return nil, err
 	}
+	if err := w.alerting(workers); err != nil {
+		return nil, err
+	}
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
 		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
 		Exports: exports, Timeout: max(longest, work.AnalyzeTimeout(limit, w.throttle)), SoftStop: c.ShutdownTimeout(),

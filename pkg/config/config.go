@@ -146,6 +146,7 @@ type Worker struct {
 
 	AudioURL string `env:"AUDIO_URL, default=var/audio" check:"one_line" desc:"Where the calls' audio is kept: a directory, or s3://bucket?region=…, or mem:// for nowhere that stays"`
 	Retention
+	Alerts
 
 	WebhookOutURL       string   `env:"WEBHOOK_OUT_URL" check:"http_url" desc:"Where each result is posted to, signed by the Standard Webhooks scheme; empty for nowhere"`
 	WebhookOutSecrets   []Secret `env:"WEBHOOK_OUT_SECRET" check:"one_line" required:"worker, if WEBHOOK_OUT_URL" desc:"What it is signed with: whsec_ and base64, several separated by commas while one is replaced"`
@@ -163,6 +164,41 @@ type Retention struct {
 	Dispatches  string `env:"RETENTION_DISPATCHES" check:"age" desc:"How long it is kept what was sent to a target and what it answered; empty for ever"`
 	Rejections  string `env:"RETENTION_REJECTIONS" check:"age" desc:"How long refused deliveries are listed; 30 days at most in any case"`
 	Audit       string `env:"RETENTION_AUDIT" check:"audit_age" desc:"How long the audit log is kept; empty for ever"`
+}
+
+// Alerts are what is told to whom when something goes wrong. Without a channel
+// nobody is told; a rule with 0 is off.
+type Alerts struct {
+	FailurePercent int    `env:"ALERT_FAILURE_PERCENT, default=0" min:"0" max:"100" desc:"Alert when so many percent of the last hour's analyses were given up; 0 for never"`
+	DeadLetters    int    `env:"ALERT_DEAD_LETTERS, default=0" min:"0" max:"1000000" desc:"Alert when so many dead letters wait; 0 for never"`
+	SilenceHours   int    `env:"ALERT_SILENCE_HOURS, default=0" min:"0" max:"500" desc:"Alert when no call came for so many hours of working time; 0 for never"`
+	CostUSD        int    `env:"ALERT_COST_USD, default=0" min:"0" max:"1000000" desc:"Alert when the analyses of a day cost so many US dollars; 0 for never"`
+	WorkTime       string `env:"ALERT_WORK_TIME, default=Mon-Fri 09:00-18:00" check:"work_time" desc:"Working time, for the silence"`
+	AlertZone      string `env:"ALERT_TIME_ZONE, default=Europe/Moscow" check:"time_zone" desc:"The time zone of working time, of the day that costs are summed up for, and of times in alerts"`
+	AlertLanguage  string `env:"ALERT_LANGUAGE, default=ru" oneof:"en,ru" desc:"The language of alerts"`
+
+	AlertWebhookURL    string   `env:"ALERT_WEBHOOK_URL" check:"http_url" desc:"Where alerts are posted to as JSON, signed by the Standard Webhooks scheme; empty for nowhere"`
+	AlertWebhookSecret Secret   `env:"ALERT_WEBHOOK_SECRET" check:"one_line" required:"worker, if ALERT_WEBHOOK_URL" desc:"What they are signed with: whsec_ and base64"`
+	AlertAllowHTTP     bool     `env:"ALERT_ALLOW_HTTP, default=false" desc:"Allow http:// addresses for alerts"`
+	TelegramURL        string   `env:"ALERT_TELEGRAM_URL, default=https://api.telegram.org" check:"http_url" desc:"The Bot API server"`
+	TelegramToken      Secret   `env:"ALERT_TELEGRAM_TOKEN" check:"one_line" desc:"The token of the bot that sends alerts, from BotFather; empty for no Telegram"`
+	TelegramChat       string   `env:"ALERT_TELEGRAM_CHAT" check:"one_line" required:"worker, if ALERT_TELEGRAM_TOKEN" desc:"The chat that it writes to: a number, or @name of a channel"`
+	SMTPHost           string   `env:"ALERT_SMTP_HOST" check:"one_line" desc:"The mail server for alerts; empty for no mail"`
+	SMTPPort           int      `env:"ALERT_SMTP_PORT, default=587" min:"1" max:"65535" desc:"Its port"`
+	SMTPSecurity       string   `env:"ALERT_SMTP_SECURITY, default=starttls" oneof:"starttls,tls,none" desc:"starttls never goes on without TLS; none can be read on the way"`
+	SMTPUser           string   `env:"ALERT_SMTP_USER" check:"one_line" desc:"The user to log in as; empty for none"`
+	SMTPPassword       Secret   `env:"ALERT_SMTP_PASS" check:"one_line" desc:"The password to it"`
+	SMTPFrom           string   `env:"ALERT_SMTP_FROM" check:"one_line" required:"worker, if ALERT_SMTP_HOST" desc:"Who alerts come from, as an address"`
+	SMTPTo             []string `env:"ALERT_SMTP_TO" check:"one_line" required:"worker, if ALERT_SMTP_HOST" desc:"Whom they go to, as addresses separated by commas"`
+}
+
+// AlertLocation is the time zone of alerts.
+func (c Alerts) AlertLocation() *time.Location {
+	loc, err := time.LoadLocation(c.AlertZone)
+	if err != nil { // load has checked it
+		return time.UTC
+	}
+	return loc
 }
 
 // Age reads one of the ages; 0 is for ever.

@@ -18,6 +18,7 @@ import (
 	"github.com/sethvargo/go-envconfig"
 
 	"postcall/pkg/access"
+	"postcall/pkg/alert"
 	"postcall/pkg/gate"
 )
 
@@ -70,7 +71,15 @@ func LoadWorker(ctx context.Context, from Lookuper) (Worker, error) {
 	c, problems := load[Worker](ctx, from)
 	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: the worker takes its jobs from PostgreSQL. "+databaseHelp)
 	problems = keyless(problems, c)
-	return c, joined(targetless(problems, c))
+	return c, joined(channelless(targetless(problems, c), c.Alerts))
+}
+
+// channelless adds what the channels of alerts that are switched on lack.
+func channelless(problems []Problem, c Alerts) []Problem {
+	problems = missing(problems, "ALERT_WEBHOOK_SECRET", c.AlertWebhookURL != "" && c.AlertWebhookSecret == "", "is not set: ALERT_WEBHOOK_URL needs it. `openssl rand -base64 32` makes what follows whsec_")
+	problems = missing(problems, "ALERT_TELEGRAM_CHAT", c.TelegramToken != "" && c.TelegramChat == "", "is not set: ALERT_TELEGRAM_TOKEN needs it")
+	problems = missing(problems, "ALERT_SMTP_FROM", c.SMTPHost != "" && c.SMTPFrom == "", "is not set: ALERT_SMTP_HOST needs it")
+	return missing(problems, "ALERT_SMTP_TO", c.SMTPHost != "" && len(c.SMTPTo) == 0, "is not set: ALERT_SMTP_HOST needs it")
 }
 
 // LoadCRM reads the worker's configuration for commands that only look at the
@@ -348,6 +357,12 @@ var rules = map[string]struct {
 			return errors.New("is too short")
 		}
 		return oneLine(s)
+	}},
+	"work_time": {"days and hours, such as Mon-Fri 09:00-18:00 or Mon,Wed,Sat 10:00-24:00", func(s string) error {
+		if _, err := alert.ParseWorkTime(s, time.UTC); err != nil {
+			return errors.New("is no such time")
+		}
+		return nil
 	}},
 	"time_zone": {"a time zone's name, such as Europe/Moscow or UTC", func(s string) error {
 		if _, err := time.LoadLocation(s); err != nil {

@@ -28,6 +28,7 @@ import (
 const (
 	QueueAnalyze     = "analyze"
 	QueueMaintenance = river.QueueDefault
+	QueueAlerts      = "alerts"
 )
 
 // Client inserts jobs, and works them if it was made for that.
@@ -85,6 +86,38 @@ func (Erase) Kind() string { return "erase" }
 // InsertOpts are the job's defaults.
 func (Erase) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 12, UniqueOpts: unfinished}
+}
+
+// CheckAlerts is the periodic job that looks at the rules of the alerts.
+type CheckAlerts struct{}
+
+// Kind is the job's name in the database.
+func (CheckAlerts) Kind() string { return "check_alerts" }
+
+// InsertOpts are the job's defaults.
+func (CheckAlerts) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueAlerts, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
+}
+
+// SendAlert is the job that sends one message to one channel.
+type SendAlert struct {
+	Channel  string    `json:"channel"`
+	Rule     string    `json:"rule"`
+	Incident int64     `json:"incident"`
+	Event    string    `json:"event"`
+	Value    float64   `json:"value"`
+	Limit    float64   `json:"limit"`
+	At       time.Time `json:"at"`
+	Since    time.Time `json:"since"` // of the incident
+}
+
+// Kind is the job's name in the database.
+func (SendAlert) Kind() string { return "send_alert" }
+
+// InsertOpts are the job's defaults. A message that nobody took for half a day
+// is news no longer.
+func (SendAlert) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueAlerts, MaxAttempts: 16}
 }
 
 // OrderErasure enqueues an erasure in tx.
@@ -165,6 +198,7 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config.Queues = map[string]river.QueueConfig{
 		QueueAnalyze:     {MaxWorkers: o.Analyses},
 		QueueMaintenance: {MaxWorkers: 2},
+		QueueAlerts:      {MaxWorkers: 2},
 	}
 	for to, n := range o.Exports {
 		config.Queues[TargetQueue(to)] = river.QueueConfig{MaxWorkers: n}
@@ -181,7 +215,7 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config.RescueStuckJobsAfter = o.Timeout + rescueMargin
 	config.JobTimeout = min(o.Timeout, time.Minute)
 	config.RetryPolicy = retry{}
-	config.PeriodicJobs = []*river.PeriodicJob{periodic(time.Minute, Reconcile{}), periodic(10*time.Minute, Retention{})}
+	config.PeriodicJobs = []*river.PeriodicJob{periodic(time.Minute, Reconcile{}), periodic(10*time.Minute, Retention{}), periodic(time.Minute, CheckAlerts{})}
 	c, err := river.NewClient(riverpgxv5.New(pool), config)
 	if err != nil {
 		return nil, fmt.Errorf("making the job client: %w", err)
