@@ -220,6 +220,7 @@ func smtp(t *testing.T, b *inbox, security string) *alert.Mail {
 
 // converse speaks SMTP (RFC 5321) with one client.
 func converse(t *testing.T, conn net.Conn, b *inbox) {
+	t.Helper()
 	how := b.next()
 	if how%3 == 1 {
 		return // hangs up
