@@ -107,7 +107,7 @@ func (a *API) subjectExport(c echo.Context) error {
 	}
 	fingerprint := privacy.Fingerprint(a.Privacy.Key, s)
 	// Whoever is given a copy is written down before the first byte leaves.
-	if err := privacy.Audit(ctx, a.Pool, actor(c), "privacy.copy", fingerprint, "begun", nil); err != nil {
+	if err := privacy.Audit(ctx, a.Pool, actor(c), "privacy.copy", fingerprint, "done", nil); err != nil {
 		return err
 	}
 	answer := c.Response()

@@ -139,7 +139,7 @@ func (a *Archive) Erase(ctx context.Context, s privacy.Subject, by privacy.Actor
 
 // Copy writes a person's copy as a ZIP.
 func (a *Archive) Copy(ctx context.Context, s privacy.Subject, by privacy.Actor, to io.Writer, progress func(done, total int64)) (privacy.Copied, error) {
-	if err := privacy.Audit(ctx, a.pool, by, "privacy.copy", privacy.Fingerprint(a.config.Key.Reveal(), s), "begun", nil); err != nil {
+	if err := privacy.Audit(ctx, a.pool, by, "privacy.copy", privacy.Fingerprint(a.config.Key.Reveal(), s), "done", nil); err != nil {
 		return privacy.Copied{}, err
 	}
 	return privacy.Copy(ctx, a.pool, a.audio, s, a.config.PhoneRegion, to, progress)
