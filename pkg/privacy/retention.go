@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
@@ -72,61 +73,98 @@ const settled = `
 		where j.args @> jsonb_build_object('event_id', e.id) and j.kind = 'analyze'
 			and j.state in ('available', 'pending', 'retryable', 'running', 'scheduled'))`
 
-// Each takes an age in microseconds and how many rows at most, and gives how
-// many it took.
+// A batch looks at the next rows behind a place, by the index that has them in
+// the order of their age, and takes those of them that it may. What it may not
+// take is passed over: rows that must stay do not hold up the younger ones, and
+// however many conditions there are, no more rows are looked at than a batch has.
+//
+// Each statement takes an age in microseconds, how many rows at most, and the
+// place, and gives how many rows it saw, the last one's place, and how many it
+// took.
 const (
-	stripTranscripts = `
-		with old as (
-			select e.id from webhook_events e
-			where e.body_kept = 'all' and e.received_at < now() - $1::bigint * interval '1 microsecond' and ` + settled + `
-			order by e.received_at, e.id limit $2
-			for update of e skip locked)
-		update webhook_events e
-		set payload = without_said(payload), raw_body = null, body_kept = 'unsaid'
-		from old where e.id = old.id`
-	emptyPayloads = `
-		with old as (
-			select e.id from webhook_events e
-			where e.body_kept = '%s' and e.received_at < now() - $1::bigint * interval '1 microsecond' and ` + settled + `
-			order by e.received_at, e.id limit $2
-			for update of e skip locked)
-		update webhook_events e
-		set payload = '{"removed": "retention"}', raw_body = null, body_kept = 'none'
-		from old where e.id = old.id`
-	deleteAnalyses = `
-		with old as (
-			select a.id from analyses a join webhook_events e on e.id = a.event_id
-			where a.created_at < now() - $1::bigint * interval '1 microsecond' and ` + settled + `
-			order by a.created_at, a.id limit $2
-			for update of a skip locked)
-		delete from analyses a using old where a.id = old.id`
-	emptyDispatches = `
-		with old as (
-			select d.id from crm_dispatches d join webhook_events e on e.id = d.event_id
-			where (d.payload is not null or d.response_text is not null)
-				and d.created_at < now() - $1::bigint * interval '1 microsecond' and ` + settled + `
-			order by d.created_at, d.id limit $2
-			for update of d skip locked)
-		update crm_dispatches d set payload = null, response_text = null
-		from old where d.id = old.id`
-	deleteRejections = `
-		with old as (
-			select id from rejections where at < now() - $1::bigint * interval '1 microsecond'
+	takeEvents = `
+		with part as materialized (
+			select id, received_at as at from webhook_events
+			where body_kept = '%[1]s' and received_at < now() - $1::bigint * interval '1 microsecond' and (received_at, id) > ($3, $4)
+			order by received_at, id limit $2
+		), old as materialized (
+			select e.id from part p join webhook_events e on e.id = p.id
+			where ` + settled + `
+			for update of e skip locked
+		), taken as (
+			update webhook_events e set %[2]s, raw_body = null, body_kept = '%[3]s'
+			from old where e.id = old.id returning e.id
+		)` + seen
+	takeAnalyses = `
+		with part as materialized (
+			select id, event_id, created_at as at from analyses
+			where created_at < now() - $1::bigint * interval '1 microsecond' and (created_at, id) > ($3, $4)
+			order by created_at, id limit $2
+		), old as materialized (
+			select a.id from part p join webhook_events e on e.id = p.event_id join analyses a on a.id = p.id
+			where ` + settled + `
+			for update of a skip locked
+		), taken as (
+			delete from analyses a using old where a.id = old.id returning a.id
+		)` + seen
+	takeDispatches = `
+		with part as materialized (
+			select id, event_id, created_at as at from crm_dispatches
+			where (payload is not null or response_text is not null)
+				and created_at < now() - $1::bigint * interval '1 microsecond' and (created_at, id) > ($3, $4)
+			order by created_at, id limit $2
+		), old as materialized (
+			select d.id from part p join webhook_events e on e.id = p.event_id join crm_dispatches d on d.id = p.id
+			where ` + settled + `
+			for update of d skip locked
+		), taken as (
+			update crm_dispatches d set payload = null, response_text = null
+			from old where d.id = old.id returning d.id
+		)` + seen
+	takeRejections = `
+		with part as materialized (
+			select id, at from rejections
+			where at < now() - $1::bigint * interval '1 microsecond' and (at, id) > ($3, $4)
 			order by at, id limit $2
-			for update skip locked)
-		delete from rejections r using old where r.id = old.id`
+			for update skip locked
+		), taken as (
+			delete from rejections r using part p where r.id = p.id returning r.id
+		)` + seen
+	seen = `
+		select count(*), coalesce(max(at), 'infinity'), coalesce((array_agg(id order by at desc, id desc))[1], 0), (select count(*) from taken) from part`
+
 	// The audit log lets go of entries in no other way. Entries are few: one for
 	// each act of a person.
-	forgetAudit = `select audit_log_forget($1::bigint * interval '1 microsecond') limit $2`
-	oldAudio    = `
-		select a.id, a.object_key from call_audio a
-		where a.created_at < now() - $1::bigint * interval '1 microsecond'
+	forgetAudit = `select audit_log_forget($1::bigint * interval '1 microsecond')`
+
+	oldAudio = `
+		with part as materialized (
+			select id, event_id, conversation_id, object_key, created_at as at from call_audio
+			where created_at < now() - $1::bigint * interval '1 microsecond' and (created_at, id) > ($3, $4)
+			order by created_at, id limit $2
+			for update skip locked
+		)
+		select p.id, p.object_key, p.at, not exists (
+				select from webhook_events e where e.id = p.event_id and e.analysis_state in ('queued', 'running'))
 			and not exists (
-				select from webhook_events e
-				where (e.id = a.event_id or e.conversation_id = a.conversation_id) and e.analysis_state in ('queued', 'running'))
-		order by a.created_at, a.id limit $2
-		for update of a skip locked`
+				select from webhook_events e where e.conversation_id = p.conversation_id and e.analysis_state in ('queued', 'running'))
+		from part p order by p.at, p.id`
 )
+
+// place is behind a row in the order of age.
+type place struct {
+	at time.Time
+	id int64
+}
+
+// batch is what came of one: how many rows were seen and taken, and up to where.
+type batch struct {
+	seen, taken int64
+	last        place
+}
+
+// take does one batch.
+type take func(ctx context.Context, tx pgx.Tx, age int64, from place) (batch, error)
 
 // Run removes what is too old until nothing is left or the context ends, and
 // says how many rows it took of each kind. more is true when the time ran out
@@ -137,15 +175,15 @@ func (r *Retention) Run(ctx context.Context) (removed map[string]int64, more boo
 	for _, kind := range []struct {
 		name string
 		age  time.Duration
-		take func(ctx context.Context, tx pgx.Tx, age int64) (int64, error)
+		take take
 	}{
-		{"transcripts", r.Ages.Transcripts, r.statement(stripTranscripts)},
-		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(emptyPayloads, "all"))},
-		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(emptyPayloads, "unsaid"))},
-		{"dispatches", r.Ages.Dispatches, r.statement(emptyDispatches)},
-		{"analyses", r.Ages.Analyses, r.statement(deleteAnalyses)},
+		{"transcripts", r.Ages.Transcripts, r.statement(fmt.Sprintf(takeEvents, "all", "payload = without_said(payload)", "unsaid"))},
+		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(takeEvents, "all", stub, "none"))},
+		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(takeEvents, "unsaid", stub, "none"))},
+		{"dispatches", r.Ages.Dispatches, r.statement(takeDispatches)},
+		{"analyses", r.Ages.Analyses, r.statement(takeAnalyses)},
 		{"audio", r.Ages.Audio, r.audio},
-		{"rejections", r.Ages.Rejections, r.statement(deleteRejections)},
+		{"rejections", r.Ages.Rejections, r.statement(takeRejections)},
 		{"audit", r.Ages.Audit, r.audit},
 	} {
 		if kind.age == 0 {
@@ -163,18 +201,22 @@ func (r *Retention) Run(ctx context.Context) (removed map[string]int64, more boo
 	return removed, false, errors.Join(errs...)
 }
 
+// stub is what an emptied body becomes.
+const stub = `payload = '{"removed": "retention"}'`
+
 // drain takes batches of a kind until there is none left.
-func (r *Retention) drain(ctx context.Context, age time.Duration, take func(context.Context, pgx.Tx, int64) (int64, error)) (total int64, err error) {
+func (r *Retention) drain(ctx context.Context, age time.Duration, next take) (total int64, err error) {
+	var from place // the zero time is before all
 	for {
 		began := time.Now()
-		var n int64
+		var b batch
 		err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) (err error) {
 			// What a crash takes back is taken again: nobody waits for the disk.
 			if _, err = tx.Exec(ctx, `
 				set local lock_timeout = '100ms'; set local statement_timeout = '10s'; set local synchronous_commit = off`); err != nil {
 				return err
 			}
-			n, err = take(ctx, tx, age.Microseconds())
+			b, err = next(ctx, tx, age.Microseconds(), from)
 			return err
 		})
 		if err != nil {
@@ -183,10 +225,11 @@ func (r *Retention) drain(ctx context.Context, age time.Duration, take func(cont
 			}
 			return total, err
 		}
-		total += n
-		if n == 0 {
+		total += b.taken
+		if b.seen == 0 {
 			return total, nil
 		}
+		from = b.last
 		pause := max(r.Pace.Least, time.Duration(float64(time.Since(began))*(1/r.Pace.Share-1)))
 		select {
 		case <-ctx.Done():
@@ -202,33 +245,52 @@ func busy(err error) bool {
 	return ok && e.Code == "55P03"
 }
 
-func (r *Retention) statement(sql string) func(context.Context, pgx.Tx, int64) (int64, error) {
-	return func(ctx context.Context, tx pgx.Tx, age int64) (int64, error) {
-		tag, err := tx.Exec(ctx, sql, age, r.Pace.Batch)
-		return tag.RowsAffected(), err
+func (r *Retention) statement(sql string) take {
+	return func(ctx context.Context, tx pgx.Tx, age int64, from place) (b batch, err error) {
+		var last pgtype.Timestamptz
+		err = tx.QueryRow(ctx, sql, age, r.Pace.Batch, from.at, from.id).Scan(&b.seen, &last, &b.last.id, &b.taken)
+		b.last.at = last.Time
+		return b, err
 	}
 }
 
 // audit is one statement, after which there is nothing left.
-func (r *Retention) audit(ctx context.Context, tx pgx.Tx, age int64) (n int64, err error) {
-	return 0, tx.QueryRow(ctx, forgetAudit, age, 1).Scan(&n)
+func (r *Retention) audit(ctx context.Context, tx pgx.Tx, age int64, _ place) (b batch, err error) {
+	return b, tx.QueryRow(ctx, forgetAudit, age).Scan(&b.taken)
 }
 
 // audio deletes objects before the rows that know of them: after a kill between
 // the two the row is still there to try again, and that the object is gone is
 // no error.
-func (r *Retention) audio(ctx context.Context, tx pgx.Tx, age int64) (int64, error) {
-	ids, keys, err := recordings(ctx, tx, oldAudio, age, r.Pace.Batch)
+func (r *Retention) audio(ctx context.Context, tx pgx.Tx, age int64, from place) (b batch, err error) {
+	rows, err := tx.Query(ctx, oldAudio, age, r.Pace.Batch, from.at, from.id)
 	if err != nil {
-		return 0, err
+		return b, err
+	}
+	var (
+		key string
+		may bool
+
+		ids  []int64
+		keys []string
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&b.last.id, &key, &b.last.at, &may}, func() error {
+		b.seen++
+		if may {
+			ids, keys = append(ids, b.last.id), append(keys, key)
+		}
+		return nil
+	}); err != nil {
+		return b, err
 	}
 	for _, key := range keys {
 		if err := r.Audio.Delete(ctx, key); err != nil {
-			return 0, err
+			return b, err
 		}
 	}
 	tag, err := tx.Exec(ctx, `delete from call_audio where id = any($1)`, ids)
-	return tag.RowsAffected(), err
+	b.taken = tag.RowsAffected()
+	return b, err
 }
 
 // recordings reads ids and object keys.
