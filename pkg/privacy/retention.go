@@ -44,7 +44,7 @@ type Pace struct {
 }
 
 // DefaultPace takes a small part of what a database can do.
-var DefaultPace = Pace{Batch: 20, Share: 0.1, Least: 50 * time.Millisecond}
+var DefaultPace = Pace{Batch: 5, Share: 0.05, Least: 50 * time.Millisecond}
 
 // Retention removes what is older than its age, in small transactions.
 //
