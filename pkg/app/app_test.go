@@ -393,7 +393,7 @@ func TestLogsAreSilentAboutPeople(t *testing.T) {
 			t.Errorf("the log line holds %q: %s", private, text)
 		}
 	}
-	for _, key := range []string{"request_id", "event_id", "conversation_id", "verdict", "bytes", "duration_ms"} {
+	for _, key := range []string{"request_id", "event_id", "call", "verdict", "bytes", "duration_ms"} {
 		if _, ok := lines[0].ContextMap()[key]; !ok {
 			t.Errorf("the log line lacks %s: %s", key, text)
 		}
