@@ -286,10 +286,30 @@ func TestCircuit(t *testing.T) {
 	if got := i.text(`select count(*) from river_job where kind = 'crm_bpmsoft' and cardinality(errors) > 1`); got != "0" {
 		t.Errorf("%s jobs used up attempts while nothing was sent", got)
 	}
-	stand.Fail(nil)
-	if _, err := i.pool.Exec(t.Context(), `update crm_targets set open_until = now()`); err != nil { // a quarter of an hour later
-		t.Fatal(err)
+	later := func() {
+		t.Helper()
+		if _, err := i.pool.Exec(t.Context(), `update crm_targets set open_until = now()`); err != nil { // a quarter of an hour later
+			t.Fatal(err)
+		}
 	}
+	// A stand that asks to wait is not yet one that takes something.
+	stand.Fail(func(int) *bpmsofttest.Fault {
+		return &bpmsofttest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}}}
+	})
+	later()
+	eventually(t, func() string {
+		i.hasten()
+		if stand.Requests() < 3 {
+			return "nobody has looked"
+		}
+		return ""
+	})
+	i.wait("1", `select count(*) from crm_dispatches where http_status = 429`)
+	if got := i.text(`select open_until > now() + interval '1 minute' from crm_targets where target = 'bpmsoft'`); got != "true" {
+		t.Errorf("after a 429 the circuit is open for a while still: %s", got)
+	}
+	stand.Fail(nil)
+	later()
 	eventually(t, func() string {
 		i.hasten()
 		if n := len(stand.Leads()); n != calls {
@@ -334,5 +354,38 @@ func TestResend(t *testing.T) {
 	resend(true)
 	if leads := stand.Leads(); stand.Requests() != 2 || len(leads) != 1 || leads[0].Saves != 2 {
 		t.Errorf("by force: %d requests, leads %+v", stand.Requests(), leads)
+	}
+}
+
+// A resend is tried as often as the worker's configuration says, whoever asked
+// for it.
+func TestResendAttempts(t *testing.T) {
+	t.Parallel()
+	i, stand := crm(t, map[string]string{"CRM_MAX_RETRIES": "1", "CRM_CIRCUIT_FAILURES": "100"})
+	i.ingest()
+	i.worker()
+	a := i.send(callBody("conv_resend_attempts"))
+	i.wait("1", `select count(*) from crm_dispatches where status = 'delivered' and event_id = $1`, a.EventID)
+	stand.Fail(func(int) *bpmsofttest.Fault { return &bpmsofttest.Fault{Status: http.StatusInternalServerError} })
+	client, err := queue.NewInserter(i.pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var job int64
+	if err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) (err error) {
+		job, err = queue.ResendCRM(t.Context(), tx, client, a.EventID, call.TargetBPMSoft, true)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		i.hasten()
+		if state := i.text(`select state from river_job where id = $1`, job); state != "discarded" {
+			return "the job is " + state
+		}
+		return ""
+	})
+	if got := stand.Requests(); got != 3 {
+		t.Errorf("%d requests, want the first call's and two of the resend", got)
 	}
 }
