@@ -89,6 +89,11 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 		zap.Int64("analysis_id", job.Args.AnalysisID), zap.String("target", string(w.Exporter.Target())),
 		zap.Bool("force", job.Args.Force),
 	}
+	if w.MaxAttempts > 0 {
+		// Whoever enqueued the job may not know this process's configuration;
+		// River goes by what the row says here.
+		job.MaxAttempts = w.MaxAttempts
+	}
 	s, err := w.export(ctx, job)
 	var result error
 	switch blocked, ok := errors.AsType[*blockedError](err); {
@@ -188,7 +193,7 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 	ctx, cancel := finally(ctx)
 	defer cancel()
 	if !stopped {
-		w.report(ctx, entry, err)
+		w.report(ctx, entry, receipt, err)
 	}
 	if err == nil {
 		return stepDone, complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
@@ -267,16 +272,19 @@ func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt
 	return w.Exporter.Export(ctx, d)
 }
 
-// report tells the circuit how an attempt went. A target that refuses an entry
-// or asks to wait works.
-func (w *Export) report(ctx context.Context, e postgres.Entry, err error) {
+// report tells the circuit how an attempt went. A target that takes or refuses
+// an entry works. One that asks to wait says nothing of the kind, and what could
+// not be sent at all has never asked it.
+func (w *Export) report(ctx context.Context, e postgres.Entry, receipt export.Receipt, err error) {
 	if w.Circuit.Failures == 0 {
 		return
 	}
 	var rerr error
 	target := w.Exporter.Target()
 	switch code := call.CodeOf(err); {
-	case err == nil, code == call.Refused, code == call.Invalid, code == call.RateLimited:
+	case code == call.RateLimited, code == call.Invalid && receipt.HTTPStatus == 0:
+		return
+	case err == nil, code == call.Refused, code == call.Invalid:
 		rerr = postgres.TargetAnswered(ctx, w.Pool, target)
 	default:
 		var opened bool
