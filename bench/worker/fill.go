@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// fill makes calls that were analysed and handed on. Their payloads are small:
+// what the worker meets of old calls are the indexes.
+func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
+	if calls == 0 {
+		return nil
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting to fill a database: %w", err)
+	}
+	defer conn.Release()
+	for _, statement := range []struct {
+		sql  string
+		args []any
+	}{
+		{`set synchronous_commit = off`, nil},
+		{`insert into webhook_events (
+				event_type, event_timestamp, agent_id, conversation_id, status, has_audio, payload, dedup_key, request_id,
+				analysis_state, processed, processed_at, received_at, last_delivered_at)
+			select 'post_call_transcription', 1700000000 + n, 'agent_' || n % 10, 'conv_' || md5(n::text), 'done', true,
+				jsonb_build_object('type', 'post_call_transcription', 'data', jsonb_build_object('conversation_id', 'conv_' || md5(n::text))),
+				'call:post_call_transcription:conv_' || md5(n::text) || ':' || 1700000000 + n, md5('request' || n),
+				'done', true, at, at, at
+			from (select n, now() - interval '1 second' * ($1 - n) as at from generate_series(1, $1::int) n) made`, []any{calls}},
+		{`insert into analyses (event_id, model, result, created_at, analyzer, prompt_version, trigger, tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, job_id)
+			select id, 'bench', jsonb_build_object('topic', 'Покупка квартиры', 'intent', 'Узнать цену', 'quality', 1 + id % 5, 'outcome_code', 'callback',
+				'outcome', 'Договорились о звонке', 'sentiment', 'neutral', 'summary_ru', 'Клиент спросил о квартире номер ' || id || '.',
+				'recommendations', jsonb_build_array('Перезвонить'), 'client_name', null, 'phone', '+7999' || lpad((id % 10000000)::text, 7, '0'),
+				'evidence', jsonb_build_array(), 'criteria', jsonb_build_array(), 'injection_suspected', false),
+				received_at, 'openai', 'v2', 'auto', 3000, 0, 300, 0.001, 900, id
+			from webhook_events`, nil},
+		{`insert into crm_dispatches (event_id, payload, response_text, status, created_at, target, analysis_id, attempt)
+			select event_id, '{}', null, 'delivered', created_at, 'markdown', id, 1 from analyses`, nil},
+		{`vacuum (analyze) webhook_events`, nil},
+		{`vacuum (analyze) analyses`, nil},
+		{`vacuum (analyze) crm_dispatches`, nil},
+		{`checkpoint`, nil},
+		{`reset synchronous_commit`, nil},
+	} {
+		if _, err := conn.Exec(ctx, statement.sql, append([]any{pgx.QueryExecModeExec}, statement.args...)...); err != nil {
+			return fmt.Errorf("filling a database: %w", err)
+		}
+	}
+	return nil
+}
