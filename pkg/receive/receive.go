@@ -27,6 +27,7 @@ import (
 	"postcall/pkg/call"
 	"postcall/pkg/elevenlabs"
 	"postcall/pkg/gate"
+	"postcall/pkg/telemetry"
 )
 
 // Path is where ElevenLabs posts to.
@@ -75,7 +76,7 @@ func (h *Handler) Deliver(c echo.Context) error {
 		address: h.Proxies.ClientAddress(c.Request()),
 	}
 	answer, err := h.deliver(c, d)
-	h.line(d, answer, err)
+	h.line(c.Request().Context(), d, answer, err)
 	if err != nil {
 		if d.reason != "" && !d.flood {
 			h.Rejections.Record(d.reason, d.from(), d.requestID, c.Request().UserAgent(), d.bytes)
@@ -190,10 +191,10 @@ func (h *Handler) rejected(d *delivery, err error) error {
 
 // line logs the one line of a delivery and counts it. It holds ids and sizes,
 // nothing that was said and no phone number.
-func (h *Handler) line(d *delivery, a *Answer, err error) {
+func (h *Handler) line(ctx context.Context, d *delivery, a *Answer, err error) {
 	took := time.Since(d.began)
 	fields := []zap.Field{
-		zap.String("request_id", d.requestID), zap.String("address", d.from()),
+		zap.String("request_id", d.requestID), telemetry.TraceID(ctx), zap.String("address", d.from()),
 		zap.Int64("bytes", d.bytes), zap.Duration("duration_ms", took),
 	}
 	if d.event.DedupKey != "" {

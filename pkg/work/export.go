@@ -18,6 +18,7 @@ import (
 	"postcall/pkg/export"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 )
 
 // Target is a place that results are handed to, and how its jobs run.
@@ -67,8 +68,9 @@ type Export struct {
 	river.WorkerDefaults[queue.Export]
 	Target
 
-	Pool *pgxpool.Pool
-	Log  *zap.Logger
+	Pool    *pgxpool.Pool
+	Metrics *Metrics
+	Log     *zap.Logger
 }
 
 // AddExport registers the worker of a target's jobs.
@@ -85,7 +87,9 @@ func (w *Export) Timeout(*river.Job[queue.Export]) time.Duration { return w.Limi
 // may have arrived.
 func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	began := time.Now()
+	w.Metrics.begun(job.JobRow, began)
 	fields := []zap.Field{
+		telemetry.TraceID(ctx),
 		zap.Int64("analysis_id", job.Args.AnalysisID), zap.String("target", string(w.Exporter.Target())),
 		zap.Bool("force", job.Args.Force),
 	}
@@ -97,6 +101,7 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	case err != nil:
 		s, result = w.next(ctx, job, err)
 	}
+	w.Metrics.exported(w.Exporter.Target(), s, err, time.Since(began))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
 }
@@ -184,6 +189,7 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 	receipt, err := w.attempt(ctx, delivery)
 	dispatch.Payload, dispatch.Response, dispatch.HTTPStatus = receipt.Payload, text(receipt.Response), receipt.HTTPStatus
 	dispatch.Status = status(receipt.Outcome, err)
+	w.Metrics.dispatched(dispatch)
 	stopped := context.Cause(ctx) != nil
 	ctx, cancel := finally(ctx)
 	defer cancel()
@@ -293,9 +299,13 @@ func (w *Export) report(ctx context.Context, e postgres.Entry, err error) {
 
 // instead records why nothing is sent, together with the end of the job.
 func (w *Export) instead(ctx context.Context, job *river.Job[queue.Export], d *postgres.Dispatch) error {
-	return complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
+	err := complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
 		return postgres.InsertDispatch(ctx, tx, d)
 	})
+	if err == nil {
+		w.Metrics.dispatched(*d)
+	}
+	return err
 }
 
 // status is what is recorded of an attempt. An exporter that does not say what
