@@ -84,12 +84,17 @@ func (o *observer) end(ctx context.Context, err error) {
 	a.span.End()
 }
 
-// verb is the first word of a statement, which is what it does.
+// verb is what a statement does: its first word, or the name that River's
+// statements bear in a comment.
 func verb(operation, statement string) string {
-	if words := strings.Fields(statement); len(words) > 0 {
-		return strings.ToLower(words[0])
+	words := strings.Fields(statement)
+	switch {
+	case len(words) == 0:
+		return operation
+	case len(words) > 2 && words[0] == "--" && words[1] == "name:":
+		return words[2]
 	}
-	return operation
+	return strings.ToLower(words[0])
 }
 
 func (o *observer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
 
 	"postcall/pkg/analyze"
@@ -75,6 +76,7 @@ func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error
 		fields = append(fields, zap.Int64("analysis_id", analysis.ID), zap.String("model", analysis.Model),
 			zap.Int64("tokens_in", analysis.Usage.InputTokens), zap.Int64("tokens_out", analysis.Usage.OutputTokens))
 	}
+	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.event_id", job.Args.EventID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"postcall/pkg/call"
@@ -102,6 +105,7 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 		s, result = w.next(ctx, job, err)
 	}
 	w.Metrics.exported(w.Exporter.Target(), s, err, time.Since(began))
+	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.analysis_id", job.Args.AnalysisID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
 }
@@ -270,7 +274,19 @@ func (w *Export) enter(ctx context.Context) (postgres.Entry, error) {
 func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.Attempt)
 	defer cancel()
-	return w.Exporter.Export(ctx, d)
+	// Of the same provider as the job's span: without traces it makes none.
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("postcall").Start(ctx,
+		"export "+string(w.Exporter.Target()), trace.WithSpanKind(trace.SpanKindClient))
+	defer span.End()
+	receipt, err := w.Exporter.Export(ctx, d)
+	span.SetAttributes(attribute.String("postcall.dispatch", string(status(receipt.Outcome, err))))
+	if receipt.HTTPStatus != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", receipt.HTTPStatus))
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, string(call.CodeOf(err)))
+	}
+	return receipt, err
 }
 
 // report tells the circuit how an attempt went. A target that refuses an entry
