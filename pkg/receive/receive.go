@@ -33,6 +33,9 @@ import (
 // Path is where ElevenLabs posts to.
 const Path = "/webhook/elevenlabs"
 
+// notAllowed is the reason of a delivery from outside WEBHOOK_ALLOWED_CIDRS.
+const notAllowed = "not_allowed"
+
 // Recorder keeps what was refused, for people to look at. Record never waits.
 type Recorder interface {
 	Record(reason, address, requestID, userAgent string, bytes int64)
@@ -109,7 +112,7 @@ func (d *delivery) from() string {
 func (h *Handler) deliver(c echo.Context, d *delivery) (_ *Answer, err error) {
 	r := c.Request()
 	if !h.Allowed.Allows(d.address) {
-		d.reason = "not_allowed"
+		d.reason = notAllowed
 		_, few := h.Limits.Failed(d.address)
 		d.flood = !few
 		return nil, call.Errorf(call.Forbidden, "Deliveries are not taken from this address.")

@@ -80,6 +80,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"kind"}),
 	}
 	r.MustRegister(m.jobs, m.duration, m.waited, m.attempts, m.tokens, m.cost, m.unpriced, m.exports, m.exporting, m.dispatches, m.queued)
+	// Prometheus does not see a counter's first step if the counter comes with it.
+	for _, s := range []step{stepDone, stepSkipped, stepRetry, stepSnooze} {
+		m.jobs.WithLabelValues(string(s), "")
+	}
 	return m
 }
 
