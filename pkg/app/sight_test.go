@@ -77,6 +77,8 @@ func scrape(t *testing.T, address string) scraped {
 				all[key] = m.GetCounter().GetValue()
 			case m.GetGauge() != nil:
 				all[key] = m.GetGauge().GetValue()
+			case m.GetSummary() != nil:
+				all[key] = float64(m.GetSummary().GetSampleCount())
 			case m.GetHistogram() != nil:
 				all[key] = float64(m.GetHistogram().GetSampleCount())
 			}
@@ -107,7 +109,7 @@ func TestMetrics(t *testing.T) {
 			return err.Error() + out.String()
 		}
 		resp.Body.Close()
-		if resp.StatusCode != http.StatusNoContent {
+		if resp.StatusCode != http.StatusOK {
 			return resp.Status
 		}
 		return ""

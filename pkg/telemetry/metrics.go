@@ -84,9 +84,7 @@ func NewMetrics(ctx context.Context, addr string, r *prometheus.Registry, ready 
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{Registry: r}))
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusNoContent)
-	})
+	mux.HandleFunc("GET /health", well)
 	if ready != nil {
 		mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), readiness)
@@ -97,7 +95,7 @@ func NewMetrics(ctx context.Context, addr string, r *prometheus.Registry, ready 
 				http.Error(w, "not ready", http.StatusServiceUnavailable)
 				return
 			}
-			w.WriteHeader(http.StatusNoContent)
+			well(w, r)
 		})
 	}
 	// Profiles tell an operator what a process is busy with. They hold the names
@@ -109,6 +107,11 @@ func NewMetrics(ctx context.Context, addr string, r *prometheus.Registry, ready 
 		server:   &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 2 * time.Minute, ErrorLog: zap.NewStdLog(log)},
 		listener: l, log: log,
 	}, nil
+}
+
+func well(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(`{"status":"ok"}`)) // whoever asked may have gone
 }
 
 // Addr is the address that is listened on.
