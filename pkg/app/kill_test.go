@@ -19,13 +19,13 @@ import (
 )
 
 // process runs one of the processes as the operating system sees it.
-func (i *installation) process(name string) (*exec.Cmd, output) {
+func (i *installation) process(name string, args ...string) (*exec.Cmd, output) {
 	i.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(i.t.Context(), self)
+	cmd := exec.CommandContext(i.t.Context(), self, args...)
 	cmd.Env = append(os.Environ(), asProcess+"="+name)
 	for k, v := range i.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
