@@ -66,6 +66,7 @@ const (
 type Ingest struct {
 	config   config.Ingest
 	log      *zap.Logger
+	sampled  *zap.Logger   // for lines that come in floods
 	pool     *pgxpool.Pool // nil without DATABASE_URL
 	people   *pgxpool.Pool // for what people ask, apart from receiving's; nil like pool
 	audio    *audio.Store
@@ -104,7 +105,8 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		return nil, err
 	}
 	i.keeper = newKeeper(c.Keeping, i.audio, i.spool, log)
-	i.keeper.Tracer = i.traces.Own()
+	i.sampled = telemetry.Sampled(log, registry)
+	i.keeper.Tracer, i.keeper.Sampled = i.traces.Own(), i.sampled
 	if c.DatabaseURL == "" {
 		log.Warn("DATABASE_URL is not set: every delivery is kept in the spool, until an ingest with a database drains it",
 			zap.String("spool", c.SpoolPath))
@@ -204,6 +206,7 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 		TempDir:    filepath.Dir(c.SpoolPath),
 		Metrics:    metrics,
 		Log:        i.log,
+		Sampled:    i.sampled,
 	}, nil
 }
 
@@ -211,7 +214,7 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = problem.Handler(i.log)
+	e.HTTPErrorHandler = problem.Handler(i.sampled)
 	e.IPExtractor = func(r *http.Request) string { return deliveries.Proxies.ClientAddress(r).String() }
 	e.Use(requestID, named, echomiddleware.RecoverWithConfig(echomiddleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {

@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -130,7 +131,7 @@ func TestTrace(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT": spans.url, "OTEL_BSP_SCHEDULE_DELAY": "100", "LOG_LEVEL": "info",
 	})
 	ingest, received := i.start("ingest")
-	body := callBody("conv_traced")
+	body := bytes.ReplaceAll(callBody("conv_traced"), []byte("Меня зовут Ольга."), []byte("Меня зовут Ольга, телефон +7 999 000-00-02."))
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, i.post.URL, strings.NewReader(string(body)))
 	if err != nil {
 		t.Fatal(err)
@@ -189,6 +190,7 @@ func TestTrace(t *testing.T) {
 			t.Errorf("the wait in the queue: %+v", w)
 		}
 	}
+	people := []string{"Двухкомнатную", "Ольга", "999 000", "+7999", "9990000002", secret}
 	for _, out := range []output{received, worked} { // and the logs lead to it
 		if !strings.Contains(out.String(), `"trace_id":"`+id+`"`) {
 			t.Errorf("no line names the trace: %s", out)
@@ -196,8 +198,13 @@ func TestTrace(t *testing.T) {
 		if !strings.Contains(out.String(), `"request_id":"request-that-is-traced"`) {
 			t.Errorf("no line names the request: %s", out)
 		}
+		for _, private := range people {
+			if strings.Contains(out.String(), private) {
+				t.Errorf("the log holds %q: %s", private, out)
+			}
+		}
 	}
-	for _, private := range []string{"Двухкомнатную", "Ольга", secret} {
+	for _, private := range people {
 		if strings.Contains(spans.raw.String(), private) {
 			t.Errorf("a span holds %q", private)
 		}

@@ -39,6 +39,9 @@ type Keeper struct {
 	// Tracer makes spans; nil for none.
 	Tracer trace.Tracer
 	Log    *zap.Logger
+	// Sampled takes lines that come with every delivery while the database is
+	// away; nil for Log.
+	Sampled *zap.Logger
 }
 
 // Keep keeps a delivery. Once it is in the database, or fsynced to the spool,
@@ -63,7 +66,7 @@ func (k *Keeper) Keep(ctx context.Context, d *delivery, b *body) (*Answer, error
 		}
 	}
 	if k.Committer != nil {
-		k.Log.Warn("the database could not take a delivery; it is in the spool",
+		k.sampled().Warn("the database could not take a delivery; it is in the spool",
 			zap.String("request_id", d.requestID), zap.Error(err))
 	}
 	return &Answer{Status: "ok", Spooled: true}, nil
@@ -143,6 +146,13 @@ func (k *Keeper) commit(ctx context.Context, e *call.Event) (Kept, error) {
 	}
 	span.SetAttributes(attribute.Int64("postcall.event_id", kept.EventID), attribute.Bool("postcall.duplicate", kept.Duplicate))
 	return kept, nil
+}
+
+func (k *Keeper) sampled() *zap.Logger {
+	if k.Sampled == nil {
+		return k.Log
+	}
+	return k.Sampled
 }
 
 func (k *Keeper) tracer() trace.Tracer {

@@ -57,6 +57,9 @@ type Handler struct {
 	TempDir string // for bodies that are too large for memory; on the spool's disk
 	Metrics *Metrics
 	Log     *zap.Logger
+	// Sampled takes the lines of deliveries that were not kept, which anybody can
+	// cause; nil for Log.
+	Sampled *zap.Logger
 }
 
 // Answer is the body of a 200.
@@ -233,7 +236,11 @@ func (h *Handler) line(ctx context.Context, d *delivery, a *Answer, err error) {
 		fields = append(fields, zap.Error(err))
 	}
 	h.Metrics.delivered(verdict, d.event.Type, took)
-	if entry := h.Log.Check(level, "delivery"); entry != nil {
+	log := h.Log
+	if err != nil && h.Sampled != nil {
+		log = h.Sampled
+	}
+	if entry := log.Check(level, "delivery"); entry != nil {
 		entry.Write(append(fields, zap.String("verdict", verdict))...)
 	}
 }
