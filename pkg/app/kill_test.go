@@ -51,7 +51,7 @@ func (i *installation) process(name string, args ...string) (*exec.Cmd, output) 
 
 // start runs ingest as a process on a port of its own and waits until it
 // receives.
-func (i *installation) start(name string) (*exec.Cmd, output) {
+func (i *installation) start(name string) (*exec.Cmd, output) { //nolint:unparam // it says what is started where it is called
 	i.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

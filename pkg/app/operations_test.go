@@ -73,7 +73,7 @@ func TestThreeOfEach(t *testing.T) {
 		g.Go(func() error {
 			body := callBody(fmt.Sprintf("conv_three_%d", n))
 			// As a balancer does: whoever does not answer is passed over.
-			for try := range len(doors) {
+			for try := range doors {
 				door := (n + try) % len(doors)
 				a, err := doors[door].Send(t.Context(), body)
 				if err != nil {

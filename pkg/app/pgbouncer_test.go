@@ -34,7 +34,7 @@ func TestPgBouncer(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Any user may read the configuration: as root it runs as another.
-	dir, err := os.MkdirTemp("", "postcall-pgbouncer-*")
+	dir, err := os.MkdirTemp("", "postcall-pgbouncer-*") //nolint:usetesting // a test's own directory is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ type Worker struct {
 // NewWorker connects and sets the jobs up; none runs before Serve.
 func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker, err error) {
 	w := &Worker{config: c, log: log}
-	defer func() {
+	defer func() { //nolint:contextcheck // closing goes on when the context has ended
 		if err != nil {
 			w.close()
 		}
@@ -176,7 +176,7 @@ func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, ti
 // Serve works jobs until the context ends, then finishes those that run within
 // the configured bound; what is not finished by then goes back to the queue.
 func (w *Worker) Serve(ctx context.Context) error {
-	defer w.close()
+	defer w.close() //nolint:contextcheck // closing goes on when the context has ended
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()

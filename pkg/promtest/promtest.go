@@ -134,7 +134,7 @@ func (o Options) write() (path string, err error) {
 			return "", fmt.Errorf("reading the rules: %w", err)
 		}
 		copied := filepath.Join(o.Dir, "rules.yaml")
-		if err := os.WriteFile(copied, Quick(rules), 0o600); err != nil {
+		if err := os.WriteFile(copied, Quick(rules), 0o600); err != nil { //nolint:gosec // the caller names both
 			return "", fmt.Errorf("writing the rules: %w", err)
 		}
 		config["rule_files"] = []string{copied}

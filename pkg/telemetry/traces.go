@@ -63,7 +63,7 @@ func NewTraces(ctx context.Context, endpoint, process string, log *zap.Logger) (
 // On reports whether spans are sent anywhere.
 func (t *Traces) On() bool { return t.sdk != nil }
 
-// Tracer makes the spans of our own.
+// Own makes the spans that are ours, not a library's.
 func (t *Traces) Own() trace.Tracer { return t.Tracer(scope) }
 
 // flushing bounds how long a stopping process waits for the collector.
