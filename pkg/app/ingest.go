@@ -16,7 +16,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
+	echomiddleware "github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"postcall/pkg/access"
@@ -27,6 +29,7 @@ import (
 	"postcall/pkg/gate"
 	"postcall/pkg/postgres"
 	"postcall/pkg/problem"
+	"postcall/pkg/queue"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
@@ -63,6 +66,7 @@ const (
 type Ingest struct {
 	config   config.Ingest
 	log      *zap.Logger
+	sampled  *zap.Logger   // for lines that come in floods
 	pool     *pgxpool.Pool // nil without DATABASE_URL
 	people   *pgxpool.Pool // for what people ask, apart from receiving's; nil like pool
 	audio    *audio.Store
@@ -70,6 +74,7 @@ type Ingest struct {
 	keeper   *receive.Keeper
 	refused  *postgres.Rejections
 	metrics  *telemetry.Metrics // nil without METRICS_ADDR
+	traces   *telemetry.Traces
 	listener net.Listener
 	server   *http.Server
 	stopping atomic.Bool
@@ -87,6 +92,9 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	}()
 	registry := telemetry.Registry()
 	metrics := receive.NewMetrics(registry)
+	if i.traces, err = telemetry.NewTraces(ctx, c.OTLPURL, "ingest", log); err != nil {
+		return nil, err
+	}
 	if i.spool, err = openSpool(c.Keeping, log); err != nil {
 		return nil, err
 	}
@@ -97,10 +105,12 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		return nil, err
 	}
 	i.keeper = newKeeper(c.Keeping, i.audio, i.spool, log)
+	i.sampled = telemetry.Sampled(log, registry)
+	i.keeper.Tracer, i.keeper.Sampled = i.traces.Own(), i.sampled
 	if c.DatabaseURL == "" {
 		log.Warn("DATABASE_URL is not set: every delivery is kept in the spool, until an ingest with a database drains it",
 			zap.String("spool", c.SpoolPath))
-	} else if err := i.database(ctx, metrics); err != nil {
+	} else if err := i.database(ctx, registry, metrics); err != nil {
 		return nil, err
 	}
 	i.refused = postgres.NewRejections(i.pool, log)
@@ -118,7 +128,7 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		PerSecond: c.AdminRPS,
 	}
 	i.server = &http.Server{
-		Handler:           i.router(handler, api),
+		Handler:           i.traced(i.router(handler, api)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -128,7 +138,7 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	}
 	observe(registry, i.spool, handler, i.refused)
 	if c.MetricsAddr != "" {
-		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
+		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, nil, log); err != nil {
 			return nil, err
 		}
 	}
@@ -141,15 +151,19 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 }
 
 // database sets receiving up to commit.
-func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err error) {
-	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience)
+func (i *Ingest) database(ctx context.Context, registry *prometheus.Registry, metrics *receive.Metrics) (err error) {
+	observed := telemetry.NewDatabase(registry, i.traces)
+	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience, observed.Tracer("ingest"))
 	if err != nil {
 		return err
 	}
-	i.people, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest api", peopleConns, peopleStatement)
+	i.people, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest api", peopleConns, peopleStatement, observed.Tracer("api"))
 	if err != nil {
 		return err
 	}
+	observed.Watch("ingest", i.pool)
+	observed.Watch("api", i.people)
+	registry.MustRegister(&queue.Collector{Pool: i.people, Log: i.log})
 	starting, cancel := context.WithTimeout(ctx, startupPatience)
 	defer cancel()
 	if err := postgres.Wait(starting, i.pool); err != nil {
@@ -160,7 +174,13 @@ func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err er
 	} else if err := migrated(ctx, i.pool); err != nil {
 		return err
 	}
-	i.keeper.Committer, err = newCommitter(i.config.Keeping, i.pool, metrics, i.log)
+	// A shared transaction belongs to many deliveries, each of which has a span of
+	// its own for it.
+	seen, err := middleware(registry, i.traces, noop.NewTracerProvider())
+	if err != nil {
+		return err
+	}
+	i.keeper.Committer, err = newCommitter(i.config.Keeping, i.pool, metrics, i.log, seen...)
 	return err
 }
 
@@ -186,6 +206,7 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 		TempDir:    filepath.Dir(c.SpoolPath),
 		Metrics:    metrics,
 		Log:        i.log,
+		Sampled:    i.sampled,
 	}, nil
 }
 
@@ -193,9 +214,9 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = problem.Handler(i.log)
+	e.HTTPErrorHandler = problem.Handler(i.sampled)
 	e.IPExtractor = func(r *http.Request) string { return deliveries.Proxies.ClientAddress(r).String() }
-	e.Use(requestID, middleware.RecoverWithConfig(middleware.RecoverConfig{
+	e.Use(requestID, named, echomiddleware.RecoverWithConfig(echomiddleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
 			i.log.Error("panic", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
 			return err
@@ -257,7 +278,7 @@ func (i *Ingest) ready(c echo.Context) error {
 // requestID gives each request an id, its sender's own if that is a sane one,
 // and answers with it.
 func requestID(next echo.HandlerFunc) echo.HandlerFunc {
-	taken := middleware.RequestIDWithConfig(middleware.RequestIDConfig{Generator: uuid.NewString})(next)
+	taken := echomiddleware.RequestIDWithConfig(echomiddleware.RequestIDConfig{Generator: uuid.NewString})(next)
 	return func(c echo.Context) error {
 		if header := c.Request().Header; !sane(header.Get(echo.HeaderXRequestID)) {
 			header.Del(echo.HeaderXRequestID)
@@ -352,4 +373,5 @@ func (i *Ingest) Close() {
 			pool.Close()
 		}
 	}
+	i.traces.Close()
 }

@@ -19,13 +19,13 @@ import (
 )
 
 // process runs one of the processes as the operating system sees it.
-func (i *installation) process(name string) (*exec.Cmd, output) {
+func (i *installation) process(name string, args ...string) (*exec.Cmd, output) {
 	i.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(i.t.Context(), self)
+	cmd := exec.CommandContext(i.t.Context(), self, args...)
 	cmd.Env = append(os.Environ(), asProcess+"="+name)
 	for k, v := range i.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -51,7 +51,7 @@ func (i *installation) process(name string) (*exec.Cmd, output) {
 
 // start runs ingest as a process on a port of its own and waits until it
 // receives.
-func (i *installation) start(name string) (*exec.Cmd, output) {
+func (i *installation) start(name string) (*exec.Cmd, output) { //nolint:unparam // it says what is started where it is called
 	i.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

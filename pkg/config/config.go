@@ -45,7 +45,8 @@ type Common struct {
 	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database; ingest without it keeps to its spool alone"`
 	LogLevel    string `env:"LOG_LEVEL, default=info" oneof:"debug,info,warn,error" desc:"The least level that is logged"`
 	LogFormat   string `env:"LOG_FORMAT, default=json" oneof:"json,console" desc:"json for machines, console for people"`
-	MetricsAddr string `env:"METRICS_ADDR" check:"host_port" desc:"Where Prometheus may fetch /metrics, as host:port; empty for nowhere"`
+	MetricsAddr string `env:"METRICS_ADDR" check:"host_port" desc:"Where Prometheus may fetch /metrics, and an orchestrator a worker's /health/ready, as host:port; empty for nowhere"`
+	OTLPURL     string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" check:"http_url" desc:"The OpenTelemetry collector that traces are sent to, by OTLP over HTTP, as http://host:4318; empty for no traces. Beside it OpenTelemetry's own variables hold: OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the others"`
 	ShutdownMS  int    `env:"SHUTDOWN_TIMEOUT_MS, default=25000" min:"0" max:"600000" desc:"How long a stopping process may finish what it has begun; keep it below the orchestrator's own limit"`
 }
 

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -84,12 +86,35 @@ func Start(ctx context.Context, o Options) (_ *Installation, err error) {
 	if i.Worker, err = config.LoadWorker(ctx, lookup); err != nil {
 		return nil, err
 	}
+	if i.Ingest.MetricsAddr != "" {
+		// Two processes' figures in one: each has an address.
+		if i.Worker.MetricsAddr, err = beside(i.Ingest.MetricsAddr); err != nil {
+			return nil, err
+		}
+		o.Say("metrics     ingest at %s, worker at %s", i.Ingest.MetricsAddr, i.Worker.MetricsAddr)
+	}
 	if i.Worker.Analyzer == "builtin" {
 		o.Say("analyser    built-in, since OPENAI_API_KEY is not set: no language model is asked, results come from what ElevenLabs itself says of a call")
 	} else {
 		o.Say("analyser    %s at %s", i.Worker.Model, i.Worker.OpenAIBaseURL)
 	}
 	return i, i.serve(ctx, o)
+}
+
+// beside is the address one port further; a free port stays one.
+func beside(address string) (string, error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return "", fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	if port > 0 {
+		port++
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port)), nil
 }
 
 func migrate(ctx context.Context, url string) error {

@@ -11,6 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"postcall/pkg/call"
@@ -18,6 +21,7 @@ import (
 	"postcall/pkg/export"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 )
 
 // Target is a place that results are handed to, and how its jobs run.
@@ -67,8 +71,9 @@ type Export struct {
 	river.WorkerDefaults[queue.Export]
 	Target
 
-	Pool *pgxpool.Pool
-	Log  *zap.Logger
+	Pool    *pgxpool.Pool
+	Metrics *Metrics
+	Log     *zap.Logger
 }
 
 // AddExport registers the worker of a target's jobs.
@@ -85,7 +90,9 @@ func (w *Export) Timeout(*river.Job[queue.Export]) time.Duration { return w.Limi
 // may have arrived.
 func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	began := time.Now()
+	w.Metrics.begun(job.JobRow, began)
 	fields := []zap.Field{
+		telemetry.TraceID(ctx),
 		zap.Int64("analysis_id", job.Args.AnalysisID), zap.String("target", string(w.Exporter.Target())),
 		zap.Bool("force", job.Args.Force),
 	}
@@ -102,6 +109,8 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	case err != nil:
 		s, result = w.next(ctx, job, err)
 	}
+	w.Metrics.exported(w.Exporter.Target(), s, err, time.Since(began))
+	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.analysis_id", job.Args.AnalysisID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
 }
@@ -189,6 +198,7 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 	receipt, err := w.attempt(ctx, delivery)
 	dispatch.Payload, dispatch.Response, dispatch.HTTPStatus = receipt.Payload, text(receipt.Response), receipt.HTTPStatus
 	dispatch.Status = status(receipt.Outcome, err)
+	w.Metrics.dispatched(dispatch)
 	stopped := context.Cause(ctx) != nil
 	ctx, cancel := finally(ctx)
 	defer cancel()
@@ -269,7 +279,19 @@ func (w *Export) enter(ctx context.Context) (postgres.Entry, error) {
 func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.Attempt)
 	defer cancel()
-	return w.Exporter.Export(ctx, d)
+	// Of the same provider as the job's span: without traces it makes none.
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("postcall").Start(ctx,
+		"export "+string(w.Exporter.Target()), trace.WithSpanKind(trace.SpanKindClient))
+	defer span.End()
+	receipt, err := w.Exporter.Export(ctx, d)
+	span.SetAttributes(attribute.String("postcall.dispatch", string(status(receipt.Outcome, err))))
+	if receipt.HTTPStatus != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", receipt.HTTPStatus))
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, string(call.CodeOf(err)))
+	}
+	return receipt, err
 }
 
 // report tells the circuit how an attempt went. A target that takes or refuses
@@ -301,9 +323,13 @@ func (w *Export) report(ctx context.Context, e postgres.Entry, receipt export.Re
 
 // instead records why nothing is sent, together with the end of the job.
 func (w *Export) instead(ctx context.Context, job *river.Job[queue.Export], d *postgres.Dispatch) error {
-	return complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
+	err := complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
 		return postgres.InsertDispatch(ctx, tx, d)
 	})
+	if err == nil {
+		w.Metrics.dispatched(*d)
+	}
+	return err
 }
 
 // status is what is recorded of an attempt. An exporter that does not say what
