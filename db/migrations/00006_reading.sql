@@ -160,6 +160,61 @@ create index calls_at on calls (at, event_id);
 -- every search.
 create index calls_facets on calls using gin (facets, said) with (fastupdate = off);
 
+-- Figures by the day (since 1970, UTC), so that those of years add up days and
+-- not calls: of every agent, and under the agent '' of all. A day that is over
+-- is added up by whoever asks for it first, and again if something changed in it.
+create table call_days (
+    fact   text             not null,
+    agent  text             not null,
+    value  text             not null,
+    day    integer          not null,
+    events bigint           not null,
+    amount double precision,          -- summed up where the fact is a number
+    primary key (fact, agent, value, day)
+);
+create table call_days_added (day integer primary key);
+-- A log, so that those who write it never wait for one another.
+create table call_days_changed (day integer not null);
+
+create function call_facts(since timestamptz, until timestamptz)
+    returns table (fact text, agent text, value text, day integer, events bigint, amount double precision)
+    language sql stable as $$
+select f.fact, coalesce(f.agent, ''), f.value, f.day, count(*), sum(f.amount)
+from (
+    select v.fact, v.value, v.amount, coalesce(nullif(c.agent_id, ''), 'unknown') as agent,
+           floor(extract(epoch from c.at) / 86400)::integer as day
+    from calls c cross join lateral (values
+        ('event', '', null::double precision),
+        ('type', c.event_type, null), ('state', c.state, null),
+        ('analysed', case when c.analysis_id is not null then '' end, c.cost_usd::double precision),
+        ('rated', case when c.quality is not null then '' end, c.quality),
+        ('quality', c.quality::text, null), ('code', c.outcome_code, null), ('sentiment', c.sentiment, null),
+        ('reason', c.failure_reason, null),
+        ('duration', case when c.duration_s is not null then '' end, c.duration_s)
+    ) v (fact, value, amount)
+    where c.at >= since and c.at < until and v.value is not null
+) f
+group by grouping sets ((f.fact, f.value, f.day, f.agent), (f.fact, f.value, f.day))
+$$;
+
+insert into call_days (fact, agent, value, day, events, amount)
+select fact, agent, value, day, events, amount from call_facts('-infinity', date_trunc('day', now(), 'UTC'));
+insert into call_days_added select distinct day from call_days;
+
+-- +goose StatementBegin
+create function log_changed_day() returns trigger language plpgsql as $$
+begin
+    insert into call_days_changed values (floor(extract(epoch from coalesce(new.at, old.at)) / 86400)::integer);
+    return null;
+end
+$$;
+-- +goose StatementEnd
+
+create trigger calls_day_changed after insert or update on calls for each row
+    when (new.at < date_trunc('day', now(), 'UTC')) execute function log_changed_day();
+create trigger calls_day_emptied after delete on calls for each row
+    when (old.at < date_trunc('day', now(), 'UTC')) execute function log_changed_day();
+
 -- +goose StatementBegin
 create function list_settled_call() returns trigger language plpgsql as $$
 begin
@@ -218,8 +273,11 @@ drop function list_analysed_call;
 drop function list_changed_call;
 drop function list_settled_call;
 drop function list_call;
+drop function call_facts;
+drop table call_days, call_days_added, call_days_changed;
 drop view call_rows;
 drop table calls;
+drop function log_changed_day;
 drop function call_said;
 drop function call_number;
 drop function call_words;

@@ -367,4 +367,3 @@ func (p *plan) received(c *clause) {
 		c.and("received_at < ?", p.To)
 	}
 }
-

@@ -63,21 +63,12 @@ func reading(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) erro
 }
 
 func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error) {
-	p, err := compile(ctx, tx, q.Filter, q.Sort.byQuality())
+	r, err := newReader(ctx, tx, q, after)
 	if err != nil {
 		return Page{}, err
 	}
-	r := reader{tx: tx, plan: p, up: q.Sort == Oldest}
-	if after != nil {
-		r.after = new(after.key())
-	}
 	want := q.Offset + q.Limit + 1
-	var keys []key
-	if q.Sort.byQuality() {
-		keys, err = r.byQuality(ctx, q, after, want)
-	} else {
-		keys, err = r.keys(ctx, want)
-	}
+	keys, err := r.read(ctx, q, after, want)
 	if err != nil {
 		return Page{}, err
 	}
@@ -106,11 +97,9 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 		return Page{}, err
 	}
 	if more {
-		last := keys[len(keys)-1]
-		page.Next = position{
-			List: q.fingerprint(), At: last.At.UnixMicro(), ID: last.ID, Quality: last.quality,
-			Count: total.Count, Exact: total.Exact,
-		}.cursor()
+		last := r.position(keys[len(keys)-1])
+		last.List, last.Count, last.Exact = q.fingerprint(), total.Count, total.Exact
+		page.Next = last.cursor()
 	}
 	return page, nil
 }
@@ -141,6 +130,31 @@ type reader struct {
 	plan  *plan
 	up    bool // the oldest first
 	after *key // nil for the beginning
+}
+
+func newReader(ctx context.Context, tx pgx.Tx, q Query, after *position) (*reader, error) {
+	p, err := compile(ctx, tx, q.Filter, q.Sort.byQuality())
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{tx: tx, plan: p, up: q.Sort == Oldest}
+	if after != nil {
+		r.after = new(after.key())
+	}
+	return r, nil
+}
+
+// read gives the next keys in the query's order, at most want.
+func (r *reader) read(ctx context.Context, q Query, after *position, want int) ([]key, error) {
+	if q.Sort.byQuality() {
+		return r.byQuality(ctx, q, after, want)
+	}
+	return r.keys(ctx, want)
+}
+
+// position is where a list stands with a row.
+func (r *reader) position(k key) position {
+	return position{At: k.At.UnixMicro(), ID: k.ID, Quality: k.quality}
 }
 
 // order is the SQL of the reader's order, by two columns.
