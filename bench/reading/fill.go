@@ -89,7 +89,11 @@ func fill(ctx context.Context, pool *pgxpool.Pool, events int, progress func(str
 		`set maintenance_work_mem = '512MB'`,
 		`alter table calls add primary key (event_id)`, `create index calls_at on calls (at, event_id)`,
 		`create index calls_facets on calls using gin (facets, said) with (fastupdate = off)`,
-		`vacuum (analyze) webhook_events`, `vacuum (analyze) analyses`, `vacuum (analyze) calls`, `checkpoint`,
+		`truncate call_days_changed`,
+		`insert into call_days (fact, agent, value, day, events, amount)
+			select fact, agent, value, day, events, amount from call_facts('-infinity', date_trunc('day', now(), 'UTC'))`,
+		`insert into call_days_added select distinct day from call_days`,
+		`vacuum (analyze) call_days`, `vacuum (analyze) webhook_events`, `vacuum (analyze) analyses`, `vacuum (analyze) calls`, `checkpoint`,
 	} {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("filling a database: %w", err)
