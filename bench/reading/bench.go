@@ -187,10 +187,10 @@ func (b *bench) questions(ctx context.Context) ([]question, error) {
 			}})
 		}
 	}
-	list = append(list, question{"page 200 by its number", func(ctx context.Context) (int, string, error) {
-		return b.page(ctx, archive.Query{Offset: 199 * 50})
-	}}, question{"page 200 by its number: agent and quality", func(ctx context.Context) (int, string, error) {
-		return b.page(ctx, archive.Query{Offset: 199 * 50, Filter: archive.Filter{AgentIDs: []string{"agent_00"}, Qualities: []int{5}}})
+	list = append(list, question{"page 100 by its number", func(ctx context.Context) (int, string, error) {
+		return b.page(ctx, archive.Query{Offset: 99 * 50})
+	}}, question{"page 100 by its number: agent and quality", func(ctx context.Context) (int, string, error) {
+		return b.page(ctx, archive.Query{Offset: 99 * 50, Filter: archive.Filter{AgentIDs: []string{"agent_00"}, Qualities: []int{5}}})
 	}})
 	first("best first", plain, archive.Best)
 	first("worst first, of an agent", func() archive.Filter { return archive.Filter{AgentIDs: []string{"agent_05"}} }, archive.Worst)

@@ -71,7 +71,7 @@ func Sorts() []Sort { return []Sort{Newest, Oldest, Best, Worst} }
 const (
 	MaxLimit     = 100
 	DefaultLimit = 50
-	MaxOffset    = 10_000
+	MaxOffset    = 5_000
 )
 
 // Query asks for a page of a list.

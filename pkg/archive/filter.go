@@ -158,6 +158,9 @@ type plan struct {
 	settled bool
 	// narrow: it asks for more than when an event was received.
 	narrow bool
+	// costly: what the index finds must be looked at one by one, as it does not
+	// know the places of words nor which ones are missing.
+	costly bool
 }
 
 // compile translates a filter. Words are stemmed by the database, as those
@@ -206,7 +209,11 @@ func cut(value string) string {
 }
 
 func anyOf[T ~string](p *plan, prefix string, values []T) {
-	if len(values) == 0 {
+	switch len(values) {
+	case 0:
+		return
+	case 1: // among all, where the rarest of them leads
+		p.all = append(p.all, prefix+cut(string(values[0])))
 		return
 	}
 	facets := make([]string, len(values))
@@ -227,9 +234,9 @@ func (p *plan) stem(ctx context.Context, tx pgx.Tx) error {
 	words := make([][]string, len(texts))
 	var tree string
 	err := tx.QueryRow(ctx, `
-		select call_words($1, $2), call_words($3, $4), call_words($5, $6), call_words($7, $8), querytree(`+tsquery("$9")+`)`,
+		select call_words($1, $2), call_words($3, $4), call_words($5, $6), call_words($7, $8), querytree(`+tsquery("$9")+`), (`+tsquery("$9")+`)::text ~ '<|!'`,
 		texts[0].prefix, p.Topic, texts[1].prefix, p.Intent, texts[2].prefix, p.Outcome, texts[3].prefix, p.ClientName, p.Query,
-	).Scan(&words[0], &words[1], &words[2], &words[3], &tree)
+	).Scan(&words[0], &words[1], &words[2], &words[3], &tree, &p.costly)
 	if err != nil {
 		return failed("reading the words of a filter", err)
 	}
@@ -283,12 +290,30 @@ func (c *clause) String() string {
 	return c.sql.String()
 }
 
-// calls is the filter on calls. Of states, only settled ones are found by the
-// index, so that waiting ones are looked for in webhook_events.
-func (p *plan) calls() *clause {
+// calls is the filter on calls, or on the part of them that has any of some
+// facets. Of states, only settled ones are found by the index, so that waiting
+// ones are looked for in webhook_events.
+//
+// The index goes from one condition's matches to the next one's in the order in
+// which they stand, so that the part comes first; of the facets that are all
+// needed, it begins with the rarest.
+func (p *plan) calls(part ...string) *clause {
 	c := &clause{}
-	if len(p.all) > 0 {
-		c.and("facets @> ?::text[]", p.all)
+	all := p.all
+	switch len(part) {
+	case 0:
+	case 1:
+		all = append(slices.Clone(all), part...)
+	default:
+		c.and("facets && ?::text[]", part)
+	}
+	settled, waiting := p.byState()
+	byState := len(p.States) > 0 && (len(waiting) == 0 || !p.settled)
+	if byState && len(settled) == 1 {
+		all = append(slices.Clone(all), "state="+string(settled[0]))
+	}
+	if len(all) > 0 {
+		c.and("facets @> ?::text[]", all)
 	}
 	for _, list := range p.any {
 		c.and("facets && ?::text[]", list)
@@ -299,10 +324,10 @@ func (p *plan) calls() *clause {
 	if len(p.States) > 0 {
 		of := p.States
 		if !p.settled {
-			of, _ = p.byState()
+			of = settled
 		}
 		c.and("state = any(?::text[])", of)
-		if settled, waiting := p.byState(); len(waiting) == 0 || !p.settled {
+		if byState && len(settled) > 1 {
 			facets := make([]string, len(settled))
 			for i, s := range settled {
 				facets[i] = "state=" + string(s)

@@ -321,13 +321,19 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 	if err := r.scanByIndex(ctx, false); err != nil {
 		return nil, err
 	}
+	parts := []step{{from: day(first), to: day(last)}}
+	few, err := r.few(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !few {
+		parts = steps(day(first), day(last), r.up)
+	}
 	var found []key
-	for _, s := range steps(day(first), day(last), r.up) {
-		c := r.plan.calls()
+	for _, s := range parts {
+		c := r.plan.calls(s.facets...)
 		r.beyond(c, "at", "event_id")
-		if s.facets != nil {
-			c.and("facets && ?::text[]", s.facets)
-		} else {
+		if s.facets == nil {
 			c.and("at >= ?", midnight(s.from))
 			c.and("at < ?", midnight(s.to+1))
 		}
@@ -341,6 +347,18 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 		}
 	}
 	return found, r.scanByIndex(ctx, true)
+}
+
+// atOnce is how many matches are read at once.
+const atOnce = 3000
+
+// few reports whether the planner expects so few matches, behind the last page
+// and in all, that they are read at once.
+func (r *reader) few(ctx context.Context) (bool, error) {
+	c := r.plan.calls()
+	r.beyond(c, "at", "event_id")
+	n, err := r.estimate(ctx, "calls", c)
+	return n <= atOnce && !r.plan.costly, err
 }
 
 // scanByIndex lets the planner walk through an index in its order, or not:
@@ -424,26 +442,15 @@ func (r *reader) total(ctx context.Context) (Total, error) {
 // count counts a table's rows: one by one up to MaxExact where the planner does
 // not expect far more, else as it estimates.
 func (r *reader) count(ctx context.Context, table string, c *clause) (Total, error) {
-	var plan []struct {
-		Plan struct {
-			Rows float64 `json:"Plan Rows"`
-		}
+	estimate, err := r.estimate(ctx, table, c)
+	if err != nil {
+		return Total{}, err
 	}
-	var explained []byte
-	args := append([]any{pgx.QueryExecModeCacheDescribe}, c.args...)
-	from := ` from ` + table + ` where ` + c.String()
-	if err := r.tx.QueryRow(ctx, `explain (format json) select`+from, args...).Scan(&explained); err != nil {
-		return Total{}, failed("estimating a count", err)
-	}
-	if err := json.Unmarshal(explained, &plan); err != nil || len(plan) == 0 {
-		return Total{}, fmt.Errorf("reading an estimate: %w", err)
-	}
-	estimate := int64(plan[0].Plan.Rows)
-	if estimate > 3*MaxExact {
+	if estimate > 3*MaxExact || r.plan.costly && estimate > maxCostly {
 		return Total{Count: estimate}, nil
 	}
 	var n int64
-	err := r.tx.QueryRow(ctx, fmt.Sprintf(`select count(*) from (select %s limit %d) bounded`, from, MaxExact+1), args...).Scan(&n)
+	err = r.tx.QueryRow(ctx, fmt.Sprintf(`select count(*) from (select from %s where %s limit %d) bounded`, table, c, MaxExact+1), planned(c)...).Scan(&n)
 	if err != nil {
 		return Total{}, failed("counting", err)
 	}
@@ -452,6 +459,32 @@ func (r *reader) count(ctx context.Context, table string, c *clause) (Total, err
 	}
 	return Total{Count: n, Exact: true}, nil
 }
+
+// maxCostly is how many are counted that must be looked at one by one.
+const maxCostly = 1000
+
+// estimate is how many rows the planner expects.
+func (r *reader) estimate(ctx context.Context, table string, c *clause) (int64, error) {
+	var (
+		explained []byte
+		plan      []struct {
+			Plan struct {
+				Rows float64 `json:"Plan Rows"`
+			}
+		}
+	)
+	err := r.tx.QueryRow(ctx, `explain (format json) select from `+table+` where `+c.String(), planned(c)...).Scan(&explained)
+	if err != nil {
+		return 0, failed("estimating a count", err)
+	}
+	if err := json.Unmarshal(explained, &plan); err != nil || len(plan) == 0 {
+		return 0, fmt.Errorf("reading an estimate: %w", err)
+	}
+	return int64(plan[0].Plan.Rows), nil
+}
+
+// planned are a clause's arguments for a statement that is planned for them.
+func planned(c *clause) []any { return append([]any{pgx.QueryExecModeCacheDescribe}, c.args...) }
 
 // query runs a query for keys, planned for the arguments at hand.
 func (r *reader) query(ctx context.Context, sql string, args []any) ([]key, error) {

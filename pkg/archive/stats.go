@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -85,15 +86,15 @@ func Summarize(ctx context.Context, pool *pgxpool.Pool, from, to time.Time, agen
 	if err := addUp(ctx, pool); err != nil {
 		return nil, err
 	}
-	var list []fact
+	var f *found
 	err := reading(ctx, pool, func(tx pgx.Tx) (err error) {
-		list, err = facts(ctx, tx, from, to, agent)
+		f, err = facts(ctx, tx, from, to, agent)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return summary(from, to, agent, list), nil
+	return f.summary(from, to, agent), nil
 }
 
 // addUp brings call_days up to yesterday. What changes while it runs is logged
@@ -137,16 +138,57 @@ func addUp(ctx context.Context, pool *pgxpool.Pool) error {
 	return failed("adding up days", err)
 }
 
+// found is what figures are made of.
+type found struct {
+	totals, days, agents []fact // of whole days, which were added up
+	counted              []fact // just now, of all agents and of each
+}
+
+// sums are the facts that are added up by day and by agent.
+var sums = []string{"event", "analysed", "rated", "duration"}
+
 // facts reads whole days that were added up, and counts the rest.
-func facts(ctx context.Context, tx pgx.Tx, from, to time.Time, agent string) ([]fact, error) {
-	rows, err := tx.Query(ctx, `
-		with span as (
-			select ceil(extract(epoch from $1::timestamptz) / 86400)::integer as first,
-				least(floor(extract(epoch from $2::timestamptz) / 86400), floor(extract(epoch from now()) / 86400))::integer as until
-		), whole as (
-			select first, until, to_timestamp(first * 86400::bigint) as begins, to_timestamp(until * 86400::bigint) as ends
-			from span where first < until
-		), waiting as materialized (
+func facts(ctx context.Context, tx pgx.Tx, from, to time.Time, agent string) (*found, error) {
+	var (
+		f                 found
+		first, until, now = ceilDay(from), day(to), time.Time{}
+	)
+	if err := tx.QueryRow(ctx, `select now()`).Scan(&now); err != nil {
+		return nil, failed("asking for the time", err)
+	}
+	until = max(min(until, day(now)), first)
+	collect := func(into *[]fact, sql string, args ...any) error {
+		rows, err := tx.Query(ctx, sql, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+		if err != nil {
+			return failed("reading figures", err)
+		}
+		*into, err = pgx.AppendRows(*into, rows, pgx.RowToStructByPos[fact])
+		return failed("reading figures", err)
+	}
+	const added = ` from call_days where fact = any($1::text[]) and day >= $2 and day < $3`
+	every := append([]string{"type", "state", "quality", "code", "sentiment", "reason"}, sums...)
+	err := errors.Join(
+		collect(&f.totals, `select fact, '', value, 0, sum(events)::bigint, sum(amount)`+added+` and agent = $4 group by fact, value`, every, first, until, agent),
+		collect(&f.days, `select fact, '', value, day, events, amount`+added+` and agent = $4`, sums, first, until, agent),
+	)
+	if err == nil && agent == "" {
+		err = collect(&f.agents, `select fact, agent, '', 0, sum(events)::bigint, sum(amount)`+added+` and agent <> '' group by fact, agent`, sums, first, until)
+	}
+	if err != nil {
+		return nil, err
+	}
+	count := func(from, to time.Time) error {
+		if !from.Before(to) {
+			return nil
+		}
+		return collect(&f.counted, `select * from call_facts($1, $2)`, from, to)
+	}
+	begins, ends := midnight(first), midnight(until)
+	if first >= until {
+		begins, ends = to, to
+	}
+	err = errors.Join(count(from, minTime(begins, to)), count(ends, to), collect(&f.counted, `
+		with waiting as materialized (
 			select event_type, analysis_state, coalesce(nullif(agent_id, ''), 'unknown') as agent,
 				floor(extract(epoch from received_at) / 86400)::integer as day
 			from webhook_events e
@@ -154,31 +196,29 @@ func facts(ctx context.Context, tx pgx.Tx, from, to time.Time, agent string) ([]
 				and duplicate_of is null and received_at >= $1 and received_at < $2
 				and not exists (select from calls c where c.event_id = e.id)
 		)
-		select fact, agent, value, day, events, amount from (
-			select d.fact, d.agent, d.value, d.day, d.events, d.amount
-			from whole w, call_days d
-			where d.day >= w.first and d.day < w.until
-				and (d.agent = $3 or $3 = '' and d.fact in ('event', 'analysed', 'rated', 'duration'))
-			union all
-			select f.* from whole w, call_facts($1, w.begins) f
-			union all
-			select f.* from whole w, call_facts(w.ends, $2) f
-			union all
-			select f.* from call_facts($1, $2) f where not exists (select from whole)
-			union all
-			select v.fact, coalesce(w.agent, ''), v.value, w.day, count(*), null
-			from waiting w cross join lateral (values ('event', ''), ('type', w.event_type), ('state', w.analysis_state)) v (fact, value)
-			group by grouping sets ((v.fact, v.value, w.day, w.agent), (v.fact, v.value, w.day))
-		) facts
-		where agent = $3 or $3 = '' and fact in ('event', 'analysed', 'rated', 'duration')`, from, to, agent)
-	if err != nil {
-		return nil, failed("reading figures", err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[fact])
-	return list, failed("reading figures", err)
+		select v.fact, coalesce(w.agent, ''), v.value, w.day, count(*), null
+		from waiting w cross join lateral (values ('event', ''), ('type', w.event_type), ('state', w.analysis_state)) v (fact, value)
+		group by grouping sets ((v.fact, v.value, w.day, w.agent), (v.fact, v.value, w.day))`, from, to))
+	return &f, err
 }
 
-func summary(from, to time.Time, agent string, list []fact) *Stats {
+// ceilDay is the first day that begins at a time or later.
+func ceilDay(t time.Time) int64 {
+	d := day(t)
+	if midnight(d).Before(t) {
+		d++
+	}
+	return d
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func (f *found) summary(from, to time.Time, agent string) *Stats {
 	s := &Stats{
 		From: from, To: to, ByType: map[string]int64{}, ByState: map[string]int64{}, ByQuality: map[string]int64{},
 		ByOutcomeCode: map[string]int64{}, BySentiment: map[string]int64{}, ByFailureReason: map[string]int64{},
@@ -187,19 +227,38 @@ func summary(from, to time.Time, agent string, list []fact) *Stats {
 		"type": s.ByType, "state": s.ByState, "quality": s.ByQuality, "code": s.ByOutcomeCode, "sentiment": s.BySentiment, "reason": s.ByFailureReason,
 	}
 	agents, days := map[string]*Figures{}, map[string]*Figures{}
-	for _, f := range list {
-		if f.Agent != "" {
-			f.add(figures(agents, f.Agent))
-		}
-		if f.Agent != agent {
-			continue
-		}
+	total := func(f fact) {
 		if group, ok := groups[f.Fact]; ok {
 			group[f.Value] += f.Events
-			continue
+		} else {
+			f.add(&s.Figures)
 		}
-		f.add(&s.Figures)
-		f.add(figures(days, midnight(f.Day).Format(time.DateOnly)))
+	}
+	ofDay := func(f fact) {
+		if slices.Contains(sums, f.Fact) {
+			f.add(figures(days, midnight(f.Day).Format(time.DateOnly)))
+		}
+	}
+	for _, one := range f.totals {
+		total(one)
+	}
+	for _, one := range f.days {
+		ofDay(one)
+	}
+	for _, one := range f.agents {
+		one.add(figures(agents, one.Agent))
+	}
+	for _, one := range f.counted {
+		if one.Agent == agent {
+			total(one)
+			ofDay(one)
+		}
+		if one.Agent != "" && (agent == "" || one.Agent == agent) && slices.Contains(sums, one.Fact) {
+			one.add(figures(agents, one.Agent))
+		}
+	}
+	if agent != "" {
+		agents = map[string]*Figures{agent: &s.Figures}
 	}
 	s.average()
 	s.Agents, s.Days = []AgentFigures{}, []DayFigures{}

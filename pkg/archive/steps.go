@@ -15,8 +15,9 @@ type step struct {
 
 // steps parts the days from first to last into spans that grow as they go from
 // where a list begins: the day itself, the rest of its eight, the rest of their
-// sixty-four, about three years, and all that remains. A page of a common thing
-// ends in one of the first, and each of the others costs one look at the index.
+// sixty-four, up to eight times as many twice over, and all that remains. A page of a
+// common thing ends in one of the first, and each of the others costs a look at
+// the index.
 func steps(first, last int64, up bool) []step {
 	var list []step
 	at := last
@@ -32,8 +33,8 @@ func steps(first, last int64, up bool) []step {
 			many = 8
 		case 2:
 			shift, many = 3, 8
-		case 3:
-			shift, many = 6, 16
+		case 3, 4, 5, 6, 7, 8, 9, 10:
+			shift, many = 6, 2
 		default:
 			shift = -1
 		}
