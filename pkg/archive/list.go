@@ -446,7 +446,7 @@ func (r *reader) count(ctx context.Context, table string, c *clause) (Total, err
 	if err != nil {
 		return Total{}, err
 	}
-	if estimate > 3*MaxExact || r.plan.costly && estimate > maxCostly {
+	if estimate > 2*MaxExact || r.plan.costly && estimate > maxCostly {
 		return Total{Count: estimate}, nil
 	}
 	var n int64
