@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"postcall/pkg/access"
@@ -43,6 +45,9 @@ type API struct {
 	Guesses *gate.Limits
 	// PerSecond is how many requests a token may make for long.
 	PerSecond int
+	Log       *zap.Logger
+
+	exporting atomic.Int32 // exports that run
 }
 
 // Register adds the routes.
@@ -50,6 +55,13 @@ func (a *API) Register(e *echo.Echo) {
 	g := e.Group("/api", a.limitGuesses, a.limitTokens())
 	g.GET("/health/full", a.health, a.require(access.Viewer))
 	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))
+	g.GET("/openapi.yaml", a.describe)
+	g.GET("/events", a.events, a.require(access.Viewer))
+	g.GET("/events/:id", a.event, a.require(access.Viewer))
+	g.GET("/events.csv", a.eventsCSV, a.require(access.Admin))
+	g.GET("/events.jsonl", a.eventsJSONL, a.require(access.Admin))
+	g.GET("/stats", a.stats, a.require(access.Viewer))
+	g.GET("/rejections", a.rejections, a.require(access.Viewer))
 }
 
 const identityKey = "identity"

@@ -126,6 +126,7 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		Tokens: tokens, Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool}, Address: handler.Proxies.ClientAddress,
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
 		PerSecond: c.AdminRPS,
+		Log:       log,
 	}
 	i.server = &http.Server{
 		Handler:           i.traced(i.router(handler, api)),
