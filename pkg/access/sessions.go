@@ -179,8 +179,9 @@ func (s *Sessions) seal(kind sealed, session *Session) (string, error) {
 }
 
 func (s *Sessions) open(kind sealed, value string) (Session, error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(value)
-	if err != nil || len(b) != bodySize+sha256.Size || b[0] != byte(kind) || !s.signed(b[:bodySize], b[bodySize:]) {
+	b, err := base64.RawURLEncoding.DecodeString(value)
+	// The decoder passes over line ends; one session has one spelling.
+	if err != nil || base64.RawURLEncoding.EncodeToString(b) != value || len(b) != bodySize+sha256.Size || b[0] != byte(kind) || !s.signed(b[:bodySize], b[bodySize:]) {
 		return Session{}, ErrForged
 	}
 	var session Session
