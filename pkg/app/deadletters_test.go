@@ -141,13 +141,13 @@ func TestBulk(t *testing.T) {
 		t.Errorf("a dry run made %s jobs", got)
 	}
 	for filter, want := range map[string]float64{
-		`{"conversationId": "conv_bulk_0"}`:                    2,
-		`{"type": "post_call_transcription", "state": "done"}`: 5,
-		`{"state": "skipped"}`:                                 1,
-		`{"dateTo": "2020-01-01"}`:                             0,
-		`{"dateFrom": "2020-01-01", "agentId": "agent_1"}`:     6,
+		`{"conversationId": "conv_bulk_0"}`:                                                2,
+		`{"type": "post_call_transcription", "state": "done"}`:                             5,
+		`{"state": "skipped"}`:                                                             1,
+		`{"dateTo": "2020-01-01"}`:                                                         0,
+		`{"dateFrom": "2020-01-01", "agentId": "agent_1"}`:                                 6,
 		`{"quality": ` + o.text(`select result ->> 'quality' from analyses limit 1`) + `}`: 5,
-		`{"outcome": "x' or true --"}`: 0,
+		`{"outcome": "x' or true --"}`:                                                     0,
 	} {
 		if got := o.want(http.StatusOK, "POST", many, `{"filter": `+filter+`}`).field(t, "matched"); got != want {
 			t.Errorf("%s matches %v, want %v", filter, got, want)
@@ -199,3 +199,5 @@ func TestBulk(t *testing.T) {
 		t.Errorf("the log has %s", got)
 	}
 }
+
+var timeoutFailure = call.NewFailure(call.Unavailable, "the model server did not answer within 60 s")
