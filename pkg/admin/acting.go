@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -30,8 +29,8 @@ type Acting struct {
 	Jobs *queue.Client
 	// MaxAttempts is how often an analysis is tried.
 	MaxAttempts int
-	// Match turns the fields of a filter into a condition; nil for MatchPlain.
-	Match Match
+	// Choose finds the events that a filter means; nil for the plain filters.
+	Choose Choose
 	// RiverUI is served under /riverui; nil for none.
 	RiverUI http.Handler
 	// Home is where somebody gets to who has signed in; empty for /riverui/.
@@ -39,7 +38,8 @@ type Acting struct {
 	Log  *zap.Logger
 
 	strangers *rate.Limiter
-	waiting   chan struct{}
+	waiting   chan struct{} // for analyses
+	acting    chan struct{} // on many events
 }
 
 const (
@@ -56,6 +56,9 @@ const (
 	recordTime = 2 * time.Second
 	// maxWaiting is how many requests may wait for an analysis.
 	maxWaiting = 64
+	// maxActing is how many acts on many events run at a time: each takes two
+	// connections.
+	maxActing = 2
 )
 
 func limitBodies(next echo.HandlerFunc) echo.HandlerFunc { return middleware.BodyLimit(maxBody)(next) }
@@ -63,6 +66,7 @@ func limitBodies(next echo.HandlerFunc) echo.HandlerFunc { return middleware.Bod
 func (a *API) registerActing(e *echo.Echo, g *echo.Group) {
 	a.strangers = rate.NewLimiter(strangersPerSecond, strangersAtOnce)
 	a.waiting = make(chan struct{}, maxWaiting)
+	a.acting = make(chan struct{}, maxActing)
 	operator, admin := a.require(access.Operator), a.require(access.Admin)
 
 	g.POST("/events/:id/reprocess", a.reprocess, action("event.reprocess"), operator)
@@ -183,7 +187,7 @@ func (a *API) complete(c echo.Context, r *record) {
 		r.Action = c.Request().Method + " " + c.Path()
 	}
 	if r.Target == "" {
-		r.Target = shorten(c.Request().URL.Path)
+		r.Target = clipped(c.Request().URL.Path)
 	}
 	if len(r.detail) > 0 {
 		// It is made of texts and numbers only.
@@ -191,8 +195,8 @@ func (a *API) complete(c echo.Context, r *record) {
 	}
 }
 
-// shorten bounds what a stranger can have written into the log.
-func shorten(s string) string {
+// clipped bounds what a stranger can have written into the log.
+func clipped(s string) string {
 	const most = 200
 	if len(s) <= most {
 		return strings.ToValidUTF8(s, "�")
@@ -381,9 +385,3 @@ func flag(c echo.Context, name string) (bool, error) {
 		return false, call.Errorf(call.Invalid, "%s is true or false, not %.40q.", name, value)
 	}
 }
-
-// Match turns the fields of a filter, named and written as in the query of
-// GET /api/events, into a condition on webhook_events e; its arguments count
-// from $1. A field or value that is not understood is Invalid. No field is no
-// condition: "".
-type Match func(fields url.Values) (condition string, args []any, err error)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
+	"postcall/pkg/access"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 )
@@ -21,11 +23,32 @@ import (
 const (
 	defaultBatch = 100
 	maxBatch     = 500
-	// maxCounted is where counting stops.
-	maxCounted = 100_000
+	// maxCounted is where a dry run stops counting one by one.
+	maxCounted = 10_000
 	// costSample is how many of the newest analyses the average cost is of.
 	costSample = 1000
 )
+
+// Choice says which events are meant.
+type Choice struct {
+	// Fields are those of the query of GET /api/events; none mean every event.
+	Fields url.Values
+	Who    access.Identity
+	After  string // Chosen.Next of the part before
+	Limit  int    // at most this many, or fewer
+}
+
+// Chosen is a part of the events that are meant.
+type Chosen struct {
+	IDs  []int64
+	Next string // empty at the end
+	// Matched is how many are meant in all, where that was not counted an estimate.
+	Matched int64
+}
+
+// Choose finds the events that are meant, the oldest first. A field or value
+// that is not understood is Invalid.
+type Choose func(ctx context.Context, c Choice) (Chosen, error)
 
 // Bulk is a request to act on many events. Nothing happens unless DryRun is
 // false, said in so many words.
@@ -39,8 +62,8 @@ type Bulk struct {
 	Expect *int64 `json:"expect"`
 	// Limit is how many events are acted on at most, 100 unless told, at most 500.
 	Limit int `json:"limit"`
-	// After continues behind an event: next_after of the answer before.
-	After  int64       `json:"after"`
+	// Cursor continues where the answer before ended: its next_cursor.
+	Cursor string      `json:"cursor"`
 	Force  bool        `json:"force"`
 	Target call.Target `json:"target"` // of resending
 }
@@ -48,11 +71,11 @@ type Bulk struct {
 // BulkAnswer says what would happen or what happened.
 type BulkAnswer struct {
 	DryRun bool `json:"dry_run"`
-	// Matched is how many events match, those behind After only; counting stops
-	// at 100 000 (MatchedMore).
-	Matched     int64 `json:"matched"`
-	MatchedMore bool  `json:"matched_more"`
-	// Actionable are those of them that can be acted on.
+	// Matched is how many events are meant from the cursor on; above 10 000 it is
+	// an estimate (not Exact).
+	Matched int64 `json:"matched"`
+	Exact   bool  `json:"exact"`
+	// Actionable are those of them that can be acted on; estimated alike.
 	Actionable int64 `json:"actionable"`
 	// EstimatedCostUSD is what the actionable ones will cost by the average of
 	// the newest analyses; null where nothing is known of costs.
@@ -63,8 +86,8 @@ type BulkAnswer struct {
 	Done    int64      `json:"done"`
 	Failed  int64      `json:"failed"`
 	Results []BulkItem `json:"results"`
-	// NextAfter is where to go on; null when all have been gone through.
-	NextAfter *int64 `json:"next_after"`
+	// NextCursor is where to go on; null when all have been gone through.
+	NextCursor *string `json:"next_cursor"`
 }
 
 // BulkItem is what happened to one event.
@@ -77,10 +100,10 @@ type BulkItem struct {
 
 // work is an act on many events.
 type work struct {
-	target    string // for the audit log
-	condition string // on webhook_events e
-	args      []any
-	// able is the condition under which an event can be acted on.
+	target string // for the audit log
+	fields url.Values
+	choose Choose
+	// able is the condition on webhook_events e under which one can be acted on.
 	able string
 	// none, if not empty, is said where nothing matches (404).
 	none string
@@ -140,12 +163,11 @@ func (a *API) chosen(b Bulk) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
-	match := a.Match
-	if match == nil {
-		match = MatchPlain
+	choose := a.Choose
+	if choose == nil {
+		choose = a.choosePlain
 	}
-	condition, args, err := match(fields)
-	return work{target: "events by filter", condition: condition, args: args}, err
+	return work{target: "events by filter", fields: fields, choose: choose}, nil
 }
 
 // formed writes a filter as a query would have it.
@@ -188,31 +210,36 @@ func (a *API) bulk(c echo.Context, b Bulk, w work) error {
 	case b.Limit < 0 || b.Limit > maxBatch:
 		return call.Errorf(call.Invalid, "limit is 1 to %d.", maxBatch)
 	}
-	if w.condition == "" {
-		w.condition = "true"
-	}
 	detail := entry(c).detail
-	detail["filter"], detail["all"], detail["after"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, b.After, b.Limit, b.Force
-	if b.DryRun == nil || *b.DryRun {
+	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, b.Cursor, b.Limit, b.Force
+	dry := b.DryRun == nil || *b.DryRun
+	who := identity(c)
+	if dry {
 		ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 		defer cancel()
 		answer := BulkAnswer{DryRun: true, Results: []BulkItem{}}
-		if err := a.estimate(ctx, a.Pool, b, w, &answer); err != nil {
+		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
 			return unavailable(err)
 		}
 		// It has changed nothing, which is no act to be recorded.
 		entry(c).written = true
 		return c.JSON(http.StatusOK, answer)
 	}
+	select {
+	case a.acting <- struct{}{}:
+		defer func() { <-a.acting }()
+	default:
+		return &call.Error{Code: call.Unavailable, Message: "Others act on many events just now. Try again.", RetryAfter: time.Second}
+	}
 	answer, err := act(a, c, w.target, func(ctx context.Context, tx pgx.Tx) (BulkAnswer, error) {
 		answer := BulkAnswer{Results: []BulkItem{}}
-		if err := a.estimate(ctx, tx, b, w, &answer); err != nil {
+		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
 			return answer, err
 		}
 		if b.Expect != nil && *b.Expect != answer.Matched {
 			return answer, call.Errorf(call.Conflict, "%d events match by now, not %d; nothing was done.", answer.Matched, *b.Expect)
 		}
-		err := w.run(ctx, tx, b, &answer)
+		err := w.run(ctx, tx, who, b, &answer)
 		detail["done"], detail["failed"] = answer.Done, answer.Failed
 		return answer, err
 	})
@@ -222,37 +249,42 @@ func (a *API) bulk(c echo.Context, b Bulk, w work) error {
 	return c.JSON(http.StatusOK, answer)
 }
 
-// querier is a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+// gather chooses up to most events, part by part.
+func (w work) gather(ctx context.Context, who access.Identity, after string, most int) (Chosen, error) {
+	all := Chosen{Next: after}
+	for first := true; first || all.Next != "" && len(all.IDs) < most; first = false {
+		part, err := w.choose(ctx, Choice{Fields: w.fields, Who: who, After: all.Next, Limit: most - len(all.IDs)})
+		if err != nil {
+			return all, err
+		}
+		all.IDs, all.Next, all.Matched = append(all.IDs, part.IDs...), part.Next, max(all.Matched, part.Matched)
+	}
+	return all, nil
 }
 
 // estimate counts, and says what it will cost.
-func (a *API) estimate(ctx context.Context, db querier, b Bulk, w work, answer *BulkAnswer) error {
-	n := len(w.args)
-	err := db.QueryRow(ctx, fmt.Sprintf(`
-		select count(*), count(*) filter (where able)
-		from (
-			select (%s) as able
-			from webhook_events e
-			where e.duplicate_of is null and e.id > $%d and (%s)
-			limit $%d) matched`, w.able, n+1, w.condition, n+2),
-		append(w.args[:n:n], b.After, maxCounted+1)...).Scan(&answer.Matched, &answer.Actionable)
+func (a *API) estimate(ctx context.Context, who access.Identity, b Bulk, w work, answer *BulkAnswer) error {
+	chosen, err := w.gather(ctx, who, b.Cursor, maxCounted)
+	if err != nil {
+		return err
+	}
+	seen := int64(len(chosen.IDs))
+	if seen == 0 && w.none != "" {
+		return call.Errorf(call.NotFound, "%s", w.none)
+	}
+	answer.Matched, answer.Exact = seen, chosen.Next == ""
+	err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, chosen.IDs).Scan(&answer.Actionable)
 	if err != nil {
 		return fmt.Errorf("counting the events: %w", err)
 	}
-	if answer.Matched == 0 && w.none != "" {
-		return call.Errorf(call.NotFound, "%s", w.none)
-	}
-	if answer.Matched > maxCounted {
-		answer.Matched, answer.MatchedMore = maxCounted, true
-		answer.Actionable = min(answer.Actionable, maxCounted)
+	if !answer.Exact && chosen.Matched > seen {
+		answer.Actionable = int64(float64(answer.Actionable) / float64(seen) * float64(chosen.Matched))
+		answer.Matched = chosen.Matched
 	}
 	if !w.costs {
 		return nil
 	}
-	err = db.QueryRow(ctx, `
+	err = a.Pool.QueryRow(ctx, `
 		select avg(cost_usd)::float8, count(*)
 		from (select cost_usd from analyses order by id desc limit $1) newest
 		where cost_usd is not null`, costSample).Scan(&answer.AverageCostUSD, &answer.AverageOf)
@@ -269,25 +301,16 @@ func (a *API) estimate(ctx context.Context, db querier, b Bulk, w work, answer *
 // run acts on a batch, in the order of the ids, so that no two acts deadlock.
 // What cannot be done to one event does not concern the others; a fault of the
 // database undoes all.
-func (w work) run(ctx context.Context, tx pgx.Tx, b Bulk, answer *BulkAnswer) error {
-	n := len(w.args)
-	rows, err := tx.Query(ctx, fmt.Sprintf(`
-		select e.id from webhook_events e
-		where e.duplicate_of is null and e.id > $%d and (%s)
-		order by e.id
-		limit $%d`, n+1, w.condition, n+2), append(w.args[:n:n], b.After, b.Limit+1)...)
+func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, answer *BulkAnswer) error {
+	chosen, err := w.gather(ctx, who, b.Cursor, b.Limit)
 	if err != nil {
-		return fmt.Errorf("choosing the events: %w", err)
+		return err
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return fmt.Errorf("choosing the events: %w", err)
+	if chosen.Next != "" {
+		answer.NextCursor = &chosen.Next
 	}
-	if len(ids) > b.Limit {
-		ids = ids[:b.Limit]
-		answer.NextAfter = &ids[b.Limit-1]
-	}
-	for _, id := range ids {
+	slices.Sort(chosen.IDs)
+	for _, id := range chosen.IDs {
 		item := BulkItem{EventID: id, Outcome: "queued"}
 		queued, err := w.one(ctx, tx, id)
 		if e, ok := errors.AsType[*call.Error](err); ok && e.Err == nil {
@@ -304,12 +327,49 @@ func (w work) run(ctx context.Context, tx pgx.Tx, b Bulk, answer *BulkAnswer) er
 	return nil
 }
 
-// MatchPlain is the Match of the fields that stand in columns: type, agentId,
+// choosePlain is a Choose of the fields that stand in columns: type, agentId,
 // conversationId, state, dateFrom, dateTo, quality, outcome. The last two are
-// of the newest analysis; dates are RFC 3339 or days in UTC, dateTo included.
-func MatchPlain(fields url.Values) (string, []any, error) {
+// of the newest analysis; dates are RFC 3339 or days in UTC, dateTo included
+// where it is a day.
+func (a *API) choosePlain(ctx context.Context, c Choice) (Chosen, error) {
+	condition, args, err := matchPlain(c.Fields)
+	if err != nil {
+		return Chosen{}, err
+	}
+	return a.chooseBy(ctx, condition, args, c)
+}
+
+// chooseBy chooses by a condition on webhook_events e, in the order of the ids.
+func (a *API) chooseBy(ctx context.Context, condition string, args []any, c Choice) (chosen Chosen, err error) {
+	after := int64(0)
+	if c.After != "" {
+		if after, err = strconv.ParseInt(c.After, 10, 64); err != nil {
+			return chosen, call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
+		}
+	}
+	n := len(args)
+	rows, err := a.Pool.Query(ctx, fmt.Sprintf(`
+		select e.id from webhook_events e
+		where e.duplicate_of is null and e.id > $%d and %s
+		order by e.id
+		limit $%d`, n+1, condition, n+2), append(args[:n:n], after, c.Limit+1)...)
+	if err != nil {
+		return chosen, fmt.Errorf("choosing the events: %w", err)
+	}
+	if chosen.IDs, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+		return chosen, fmt.Errorf("choosing the events: %w", err)
+	}
+	if len(chosen.IDs) > c.Limit {
+		chosen.IDs = chosen.IDs[:c.Limit]
+		chosen.Next = strconv.FormatInt(chosen.IDs[c.Limit-1], 10)
+	}
+	return chosen, nil
+}
+
+// matchPlain writes the condition.
+func matchPlain(fields url.Values) (string, []any, error) {
 	var (
-		conditions []string
+		conditions = []string{"true"}
 		args       []any
 	)
 	add := func(condition string, arg any) {
@@ -342,7 +402,7 @@ func MatchPlain(fields url.Values) (string, []any, error) {
 			} else if day {
 				add("e.received_at < $%d", at.AddDate(0, 0, 1))
 			} else {
-				add("e.received_at <= $%d", at)
+				add("e.received_at < $%d", at)
 			}
 		default:
 			return "", nil, call.Errorf(call.Invalid, "There is no filter %.40q.", name)

@@ -92,6 +92,7 @@ type DeadRetry struct {
 	DryRun      *bool     `json:"dry_run"`
 	Expect      *int64    `json:"expect"`
 	Limit       int       `json:"limit"`
+	Cursor      string    `json:"cursor"`
 	Force       bool      `json:"force"`
 }
 
@@ -103,10 +104,11 @@ func (a *API) retryDead(c echo.Context) error {
 		return err
 	}
 	ways := 0
-	w := work{target: "dead letters", able: ableToAnalyse, costs: true, condition: "e.analysis_state = 'dead'"}
-	add := func(condition string, arg any) {
-		w.args = append(w.args, arg)
-		w.condition += " and " + fmt.Sprintf(condition, len(w.args))
+	w := work{target: "dead letters", able: ableToAnalyse, costs: true}
+	condition, args := "e.analysis_state = 'dead'", []any(nil)
+	add := func(and string, arg any) {
+		args = append(args, arg)
+		condition += " and " + fmt.Sprintf(and, len(args))
 	}
 	if r.EventID > 0 {
 		ways++
@@ -134,10 +136,11 @@ func (a *API) retryDead(c echo.Context) error {
 	if w.none = "There are no such dead letters."; r.EventID > 0 {
 		w.none = fmt.Sprintf("Event %d is no dead letter.", r.EventID)
 	}
+	w.choose = func(ctx context.Context, c Choice) (Chosen, error) { return a.chooseBy(ctx, condition, args, c) }
 	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
 		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: r.Force, RequestID: requestID(c)})
 	}
 	detail := entry(c).detail
 	detail["event_id"], detail["fingerprint"], detail["failure_code"] = r.EventID, r.Fingerprint, r.Code
-	return a.bulk(c, Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Force: r.Force}, w)
+	return a.bulk(c, Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Cursor: r.Cursor, Force: r.Force}, w)
 }

@@ -81,7 +81,7 @@ func (a *API) resumeQueue(c echo.Context) error { return a.turn(c, a.Jobs.QueueR
 
 func (a *API) turn(c echo.Context, do func(context.Context, pgx.Tx, string, *queue.PauseOptions) error) error {
 	name := c.Param("name")
-	answer, err := act(a, c, "queue "+shorten(name), func(ctx context.Context, tx pgx.Tx) (answer QueueState, err error) {
+	answer, err := act(a, c, "queue "+clipped(name), func(ctx context.Context, tx pgx.Tx) (answer QueueState, err error) {
 		err = do(ctx, tx, name, nil)
 		if errors.Is(err, rivertype.ErrNotFound) || name == "*" {
 			return answer, call.Errorf(call.NotFound, "There is no queue %.60q; GET /api/queues lists them.", name)

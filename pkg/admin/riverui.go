@@ -52,7 +52,7 @@ func nameRiver(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		what := strings.TrimPrefix(strings.TrimPrefix(path.Clean(r.URL.Path), RiverPath), "/api/")
 		e := entry(c)
-		e.Action, e.Target = "riverui "+r.Method+" "+shorten(what), shorten(what)
+		e.Action, e.Target = "riverui "+r.Method+" "+clipped(what), clipped(what)
 		b, err := body(c)
 		if err != nil {
 			return err
@@ -65,7 +65,7 @@ func nameRiver(next echo.HandlerFunc) echo.HandlerFunc {
 			for i, id := range chosen.IDs {
 				ids[i] = strings.Trim(string(id), `"`)
 			}
-			e.Action, e.Target = "riverui "+shorten(what), shorten("jobs "+strings.Join(ids, ","))
+			e.Action, e.Target = "riverui "+clipped(what), clipped("jobs "+strings.Join(ids, ","))
 		}
 		return next(c)
 	}

@@ -91,7 +91,6 @@ func (r reply) field(t *testing.T, path ...string) any {
 type request struct {
 	method, path, body string
 	header             map[string]string
-	client             *http.Client
 }
 
 // do makes a request from an address of its own.
@@ -136,12 +135,12 @@ func (o *office) as(role access.Role, method, path, body string) reply {
 	return o.must(request{method: method, path: path, body: body, header: bearer(o.tokens[role])})
 }
 
-// want asks as an operator and wants a status.
-func (o *office) want(status int, method, path, body string) reply {
+// want posts as an operator and wants a status.
+func (o *office) want(status int, path, body string) reply {
 	o.t.Helper()
-	got := o.as(access.Operator, method, path, body)
+	got := o.as(access.Operator, http.MethodPost, path, body)
 	if got.status != status {
-		o.t.Errorf("%s %s %s: %d %s, want %d", method, path, body, got.status, got.body, status)
+		o.t.Errorf("POST %s %s: %d %s, want %d", path, body, got.status, got.body, status)
 	}
 	return got
 }
@@ -397,19 +396,19 @@ func TestAnalyze(t *testing.T) {
 	id := o.send(callBody("conv_analyze")).EventID
 
 	node := fmt.Sprintf(`{"event": {"id": "%d", "event_type": "post_call_transcription", "payload": {}, "processed": false, "received_at": "2026-01-01"}}`, id)
-	got := o.want(http.StatusOK, "POST", "/api/analyze", node)
+	got := o.want(http.StatusOK, "/api/analyze", node)
 	if got.field(t, "event_id") != float64(id) || got.field(t, "state") != "done" || got.field(t, "analysis", "trigger") != "manual" || got.field(t, "analysis", "result", "summary_ru") == "" {
 		t.Errorf("%s", got.body)
 	}
 	o.wait("1", `select count(*) from river_job where kind = 'crm_markdown'`)
 	first := got.field(t, "analysis", "id")
-	if got = o.want(http.StatusOK, "POST", "/api/analyze", fmt.Sprintf(`{"event_id": %d}`, id)); got.field(t, "analysis", "id") == first {
+	if got = o.want(http.StatusOK, "/api/analyze", fmt.Sprintf(`{"event_id": %d}`, id)); got.field(t, "analysis", "id") == first {
 		t.Error("the old analysis was given as the new one")
 	}
 	// A payload that is not kept yet is kept, once.
 	row := `{"event": {"event_type": "post_call_transcription", "payload": ` + string(callBody("conv_brought")) + `}}`
-	brought := o.want(http.StatusOK, "POST", "/api/analyze", row).field(t, "event_id")
-	if again := o.want(http.StatusOK, "POST", "/api/analyze", row).field(t, "event_id"); again != brought {
+	brought := o.want(http.StatusOK, "/api/analyze", row).field(t, "event_id")
+	if again := o.want(http.StatusOK, "/api/analyze", row).field(t, "event_id"); again != brought {
 		t.Errorf("it is event %v and then %v", brought, again)
 	}
 	if got := o.text(`select source || ' ' || deliveries from webhook_events where conversation_id = 'conv_brought'`); !strings.HasPrefix(got, "manual ") {
@@ -430,7 +429,7 @@ func TestAnalyze(t *testing.T) {
 		t.Error("it did not hang up")
 	}
 	// Who asks meanwhile joins the one that is under way.
-	got = o.want(http.StatusAccepted, "POST", "/api/analyze?wait=0", fmt.Sprintf(`{"event_id": %d}`, hung))
+	got = o.want(http.StatusAccepted, "/api/analyze?wait=0", fmt.Sprintf(`{"event_id": %d}`, hung))
 	if got.header.Get("Location") != fmt.Sprintf("/api/events/%d", hung) || got.field(t, "state") != "running" {
 		t.Errorf("%v %s", got.header, got.body)
 	}
@@ -441,16 +440,16 @@ func TestAnalyze(t *testing.T) {
 	}
 
 	silent := bytes.Replace(callBody("conv_silent"), []byte(`"user"`), []byte(`"agent"`), 1)
-	got = o.want(http.StatusUnprocessableEntity, "POST", "/api/analyze", fmt.Sprintf(`{"event_id": %d}`, o.send(silent).EventID))
+	got = o.want(http.StatusUnprocessableEntity, "/api/analyze", fmt.Sprintf(`{"event_id": %d}`, o.send(silent).EventID))
 	if !strings.Contains(string(got.body), "nobody spoke") || got.header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("%s", got.body)
 	}
 	for _, wrong := range []string{"", "{}", "[]", `{"event_id": "x"}`, `{"event": {"id": "x"}}`, `{"event": 1}`, `{"event": {"payload": {"a": 1}}}`, `{"events": 1}`, `{"event_id": 1} {`} {
-		o.want(http.StatusBadRequest, "POST", "/api/analyze", wrong)
+		o.want(http.StatusBadRequest, "/api/analyze", wrong)
 	}
-	o.want(http.StatusBadRequest, "POST", "/api/analyze?wait=1000", `{"event_id": 1}`)
-	o.want(http.StatusNotFound, "POST", "/api/analyze", `{"event_id": 999999}`)
-	o.want(http.StatusRequestEntityTooLarge, "POST", "/api/analyze", `{"event": {"payload": "`+strings.Repeat("x", 2<<20)+`"}}`)
+	o.want(http.StatusBadRequest, "/api/analyze?wait=1000", `{"event_id": 1}`)
+	o.want(http.StatusNotFound, "/api/analyze", `{"event_id": 999999}`)
+	o.want(http.StatusRequestEntityTooLarge, "/api/analyze", `{"event": {"payload": "`+strings.Repeat("x", 2<<20)+`"}}`)
 }
 
 // A request under an Idempotency-Key is done once, however often it is sent.

@@ -75,27 +75,27 @@ func TestDeadLetters(t *testing.T) {
 
 	const retry = "/api/dead-letters/retry"
 	for _, wrong := range []string{``, `{}`, `{"all": false}`, `{"all": true, "event_id": 1}`, `{"fingerprint": 7}`, `{"everything": true}`, `{"all": true, "limit": 501}`} {
-		o.want(http.StatusBadRequest, "POST", retry, wrong)
+		o.want(http.StatusBadRequest, retry, wrong)
 	}
-	o.want(http.StatusNotFound, "POST", retry, fmt.Sprintf(`{"event_id": %d}`, alive))
-	o.want(http.StatusNotFound, "POST", retry, `{"fingerprint": "0123456789ab"}`)
+	o.want(http.StatusNotFound, retry, fmt.Sprintf(`{"event_id": %d}`, alive))
+	o.want(http.StatusNotFound, retry, `{"fingerprint": "0123456789ab"}`)
 
-	one := o.want(http.StatusOK, "POST", retry, fmt.Sprintf(`{"event_id": %d}`, ids[6]))
+	one := o.want(http.StatusOK, retry, fmt.Sprintf(`{"event_id": %d}`, ids[6]))
 	if one.field(t, "done") != 1.0 || one.field(t, "results", "0", "outcome") != "queued" || one.field(t, "dry_run") != false {
 		t.Errorf("%s", one.body)
 	}
 	group := fmt.Sprintf(`{"fingerprint": %q`, timeout(1).Fingerprint)
-	if dry := o.want(http.StatusOK, "POST", retry, group+`}`); dry.field(t, "dry_run") != true || dry.field(t, "matched") != 5.0 || dry.field(t, "done") != 0.0 {
+	if dry := o.want(http.StatusOK, retry, group+`}`); dry.field(t, "dry_run") != true || dry.field(t, "matched") != 5.0 || dry.field(t, "done") != 0.0 {
 		t.Errorf("%s", dry.body)
 	}
 	o.wait("6", `select count(*) from webhook_events where analysis_state = 'dead'`)
-	o.want(http.StatusConflict, "POST", retry, group+`, "dry_run": false, "expect": 4}`)
-	part := o.want(http.StatusOK, "POST", retry, group+`, "dry_run": false, "expect": 5, "limit": 3}`)
-	if part.field(t, "done") != 3.0 || part.field(t, "next_after") != float64(ids[2]) || len(part.field(t, "results").([]any)) != 3 {
+	o.want(http.StatusConflict, retry, group+`, "dry_run": false, "expect": 4}`)
+	part := o.want(http.StatusOK, retry, group+`, "dry_run": false, "expect": 5, "limit": 3}`)
+	if part.field(t, "done") != 3.0 || part.field(t, "next_cursor") == nil || len(part.field(t, "results").([]any)) != 3 {
 		t.Errorf("%s", part.body)
 	}
-	rest := o.want(http.StatusOK, "POST", retry, `{"all": true, "dry_run": false}`)
-	if rest.field(t, "done") != 3.0 || rest.field(t, "failed") != 0.0 || rest.field(t, "next_after") != nil {
+	rest := o.want(http.StatusOK, retry, `{"all": true, "dry_run": false}`)
+	if rest.field(t, "done") != 3.0 || rest.field(t, "failed") != 0.0 || rest.field(t, "next_cursor") != nil {
 		t.Errorf("%s", rest.body)
 	}
 	if got := o.text(`select count(*) || ' ' || count(*) filter (where state = 'available') from river_job where kind = 'analyze'`); got != "8 8" {
@@ -129,16 +129,32 @@ func TestBulk(t *testing.T) {
 	}
 	const many = "/api/events/reprocess"
 	for _, wrong := range []string{``, `{}`, `{"filter": {}}`, `{"filter": {"colour": "red"}}`, `{"filter": {"type": ["a"]}}`, `{"filter": {"dateFrom": "yesterday"}}`, `{"dry_run": false}`} {
-		o.want(http.StatusBadRequest, "POST", many, wrong)
-		o.want(http.StatusBadRequest, "POST", "/api/events/resend-crm", wrong)
+		o.want(http.StatusBadRequest, many, wrong)
+		o.want(http.StatusBadRequest, "/api/events/resend-crm", wrong)
 	}
-	dry := o.want(http.StatusOK, "POST", many, `{"filter": {"agentId": "agent_1"}}`)
+	dry := o.want(http.StatusOK, many, `{"filter": {"agentId": "agent_1"}}`)
 	if dry.field(t, "dry_run") != true || dry.field(t, "matched") != 6.0 || dry.field(t, "actionable") != 5.0 || dry.field(t, "average_of") != 3.0 ||
 		fmt.Sprintf("%.3f", dry.field(t, "estimated_cost_usd")) != "0.100" || len(dry.field(t, "results").([]any)) != 0 {
 		t.Errorf("%s", dry.body)
 	}
 	if got := o.text(`select count(*) from river_job where kind = 'analyze'`); got != "5" {
 		t.Errorf("a dry run made %s jobs", got)
+	}
+	// Part by part, each event once.
+	var seen []string
+	for cursor := ""; ; {
+		got := o.want(http.StatusOK, "/api/events/resend-crm", fmt.Sprintf(`{"filter": {"agentId": "agent_1"}, "limit": 4, "dry_run": false, "target": "markdown", "cursor": %q}`, cursor))
+		for n := range got.field(t, "results").([]any) {
+			seen = append(seen, fmt.Sprint(got.field(t, "results", strconv.Itoa(n), "event_id")))
+		}
+		next, more := got.field(t, "next_cursor").(string)
+		if !more {
+			break
+		}
+		cursor = next
+	}
+	if want := fmt.Sprint(append(ids, audio)); fmt.Sprint(seen) != want {
+		t.Errorf("part by part %v, want %s", seen, want)
 	}
 	for filter, want := range map[string]float64{
 		`{"conversationId": "conv_bulk_0"}`:                                                2,
@@ -149,7 +165,7 @@ func TestBulk(t *testing.T) {
 		`{"quality": ` + o.text(`select result ->> 'quality' from analyses limit 1`) + `}`: 5,
 		`{"outcome": "x' or true --"}`:                                                     0,
 	} {
-		if got := o.want(http.StatusOK, "POST", many, `{"filter": `+filter+`}`).field(t, "matched"); got != want {
+		if got := o.want(http.StatusOK, many, `{"filter": `+filter+`}`).field(t, "matched"); got != want {
 			t.Errorf("%s matches %v, want %v", filter, got, want)
 		}
 	}
@@ -157,8 +173,8 @@ func TestBulk(t *testing.T) {
 	if got := o.as(access.Admin, "POST", "/api/queues/analyze/pause", ""); got.status != http.StatusOK || got.field(t, "paused_at") == nil {
 		t.Errorf("%s", got.body)
 	}
-	o.want(http.StatusAccepted, "POST", fmt.Sprintf("/api/events/%d/reprocess", ids[1]), "")
-	did := o.want(http.StatusOK, "POST", many, `{"filter": {"agentId": "agent_1"}, "dry_run": false, "expect": 6}`)
+	o.want(http.StatusAccepted, fmt.Sprintf("/api/events/%d/reprocess", ids[1]), "")
+	did := o.want(http.StatusOK, many, `{"filter": {"agentId": "agent_1"}, "dry_run": false, "expect": 6}`)
 	if did.field(t, "done") != 4.0 || did.field(t, "failed") != 2.0 {
 		t.Errorf("%s", did.body)
 	}
@@ -180,21 +196,21 @@ func TestBulk(t *testing.T) {
 
 	// Sent again: only what has an analysis.
 	exports := o.text(`select count(*) from crm_dispatches`)
-	sent := o.want(http.StatusOK, "POST", "/api/events/resend-crm", `{"filter": {"conversationId": "conv_bulk_0"}, "target": "markdown", "force": true, "dry_run": false}`)
+	sent := o.want(http.StatusOK, "/api/events/resend-crm", `{"filter": {"conversationId": "conv_bulk_0"}, "target": "markdown", "force": true, "dry_run": false}`)
 	if sent.field(t, "done") != 1.0 || sent.field(t, "failed") != 1.0 || sent.field(t, "results", "0", "job_id") == nil || sent.field(t, "results", "1", "outcome") != "not_found" || sent.field(t, "estimated_cost_usd") != nil {
 		t.Errorf("%s", sent.body)
 	}
 	o.wait("true", `select count(*) > $1::text::int from crm_dispatches where target = 'markdown'`, exports)
-	o.want(http.StatusAccepted, "POST", fmt.Sprintf("/api/events/%d/resend-crm?target=markdown&force=true", ids[2]), "")
-	o.want(http.StatusBadRequest, "POST", fmt.Sprintf("/api/events/%d/resend-crm?target=fax", ids[2]), "")
-	o.want(http.StatusBadRequest, "POST", fmt.Sprintf("/api/events/%d/resend-crm?force=perhaps", ids[2]), "")
-	o.want(http.StatusNotFound, "POST", fmt.Sprintf("/api/events/%d/resend-crm", audio), "")
-	o.want(http.StatusBadRequest, "POST", "/api/events/seven/reprocess", "")
+	o.want(http.StatusAccepted, fmt.Sprintf("/api/events/%d/resend-crm?target=markdown&force=true", ids[2]), "")
+	o.want(http.StatusBadRequest, fmt.Sprintf("/api/events/%d/resend-crm?target=fax", ids[2]), "")
+	o.want(http.StatusBadRequest, fmt.Sprintf("/api/events/%d/resend-crm?force=perhaps", ids[2]), "")
+	o.want(http.StatusNotFound, fmt.Sprintf("/api/events/%d/resend-crm", audio), "")
+	o.want(http.StatusBadRequest, "/api/events/seven/reprocess", "")
 	if got := o.as(access.Admin, "POST", "/api/queues/nothing/pause", ""); got.status != http.StatusNotFound {
 		t.Errorf("a queue that is none: %d", got.status)
 	}
 	// What was asked for stands in the log, without what a person could be known by.
-	o.want(http.StatusOK, "POST", many, `{"filter": {"state": "dead"}, "dry_run": false}`)
+	o.want(http.StatusOK, many, `{"filter": {"state": "dead"}, "dry_run": false}`)
 	if got := o.text(`select detail ->> 'filter' from audit_log where action = 'events.reprocess' order by id desc limit 1`); got != `{"state": "dead"}` {
 		t.Errorf("the log has %s", got)
 	}

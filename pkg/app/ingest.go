@@ -47,7 +47,7 @@ const (
 	receiveConns = 8
 	// peopleConns is the size of the pool for the API, and peopleStatement the
 	// longest that one of its statements may take.
-	peopleConns     = 4
+	peopleConns     = 8
 	peopleStatement = 10 * time.Second
 	// riverConns is the size of River UI's pool: its counts can be slow.
 	riverConns = 2

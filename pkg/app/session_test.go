@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -224,7 +225,7 @@ func TestAuditLogIsAppendOnly(t *testing.T) {
 				_, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
 				return err
 			})
-			if pgErr, ok := err.(*pgconn.PgError); !ok || pgErr.Code != "42501" {
+			if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "42501" {
 				t.Errorf("%s as %s: %v", sql, who, err)
 			}
 		}
