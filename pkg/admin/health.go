@@ -240,10 +240,13 @@ func (a *API) schema(ctx context.Context) check {
 }
 
 func checkQueue(q QueueState) check {
+	oldest := ""
+	if q.Waiting > 0 {
+		oldest = fmt.Sprintf(", the oldest for %s", time.Duration(q.OldestSeconds*float64(time.Second)).Round(time.Second))
+	}
 	one := check{
 		Name: "queue " + q.Name, State: ok,
-		Text: fmt.Sprintf("%d wait, the oldest for %s; %d wait for a later attempt, %d run, %d are dead",
-			q.Waiting, time.Duration(q.OldestSeconds*float64(time.Second)).Round(time.Second), q.Later, q.Running, q.Dead),
+		Text: fmt.Sprintf("%d wait%s; %d wait for a later attempt, %d run, %d are dead", q.Waiting, oldest, q.Later, q.Running, q.Dead),
 		Figures: map[string]any{
 			"waiting": q.Waiting, "later": q.Later, "running": q.Running, "dead": q.Dead, "oldest_seconds": q.OldestSeconds, "paused": q.PausedAt != nil,
 		},
