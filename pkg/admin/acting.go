@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"go.uber.org/zap"
@@ -20,6 +21,7 @@ import (
 
 	"postcall/pkg/access"
 	"postcall/pkg/call"
+	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
 )
 
@@ -143,7 +145,7 @@ func (a *API) audited(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			r.detail["code"] = code
 			if e, ok := errors.AsType[*call.Error](err); ok {
-				r.detail["message"] = e.Message
+				r.detail["message"] = clipped(e.Message)
 			}
 		}
 		if identity(c) == (access.Identity{}) && refused && !a.strangers.Allow() {
@@ -195,13 +197,15 @@ func (a *API) complete(c echo.Context, r *record) {
 	}
 }
 
-// clipped bounds what a stranger can have written into the log.
+// clipped bounds what anybody can have written into the log, and leaves out
+// what a database's text cannot hold.
 func clipped(s string) string {
 	const most = 200
-	if len(s) <= most {
-		return strings.ToValidUTF8(s, "�")
+	tail := ""
+	if len(s) > most {
+		s, tail = strings.ToValidUTF8(s[:most], ""), "…"
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "�"), "�") + tail
 }
 
 // act runs what changes something: in one transaction with its audit entry and,
@@ -255,10 +259,23 @@ func act[T any](a *API, c echo.Context, target string, f func(context.Context, p
 	return answer, nil
 }
 
-// unavailable makes of the database's not answering an error that says so.
+// refusedData is the class of the database's errors about the data it was
+// given: what was asked for cannot be, such as a text with a NUL in it.
+const refusedData = "22"
+
+// unavailable makes of the database's not answering, and of its not taking a
+// value, errors that say so.
 func unavailable(err error) error {
-	if _, ok := errors.AsType[*call.Error](err); !ok && errors.Is(err, context.DeadlineExceeded) {
-		return call.Errorf(call.Unavailable, "The database did not finish in time; nothing was changed: %w", err)
+	if _, ok := errors.AsType[*call.Error](err); ok || err == nil {
+		return err
+	}
+	pgErr, answered := errors.AsType[*pgconn.PgError](err)
+	_, away := errors.AsType[*pgconn.ConnectError](err)
+	switch {
+	case answered && strings.HasPrefix(pgErr.Code, refusedData):
+		return call.Errorf(call.Invalid, "A value is none that the database takes: %w", err)
+	case away, answered && postgres.Transient(err), pgconn.Timeout(err), pgconn.SafeToRetry(err):
+		return call.Errorf(call.Unavailable, "The database does not answer in time. Send it again, under an Idempotency-Key to have it done once: %w", err)
 	}
 	return err
 }

@@ -197,7 +197,10 @@ func impersonal(filter map[string]any) map[string]any {
 		case "phone", "clientName", "q":
 			value = "…"
 		}
-		shown[name] = value
+		if text, ok := value.(string); ok {
+			value = clipped(text)
+		}
+		shown[clipped(name)] = value
 	}
 	return shown
 }
@@ -211,7 +214,7 @@ func (a *API) bulk(c echo.Context, b Bulk, w work) error {
 		return call.Errorf(call.Invalid, "limit is 1 to %d.", maxBatch)
 	}
 	detail := entry(c).detail
-	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, b.Cursor, b.Limit, b.Force
+	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, clipped(b.Cursor), b.Limit, b.Force
 	dry := b.DryRun == nil || *b.DryRun
 	who := identity(c)
 	if dry {

@@ -141,6 +141,9 @@ func (a *API) retryDead(c echo.Context) error {
 		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: r.Force, RequestID: requestID(c)})
 	}
 	detail := entry(c).detail
-	detail["event_id"], detail["fingerprint"], detail["failure_code"] = r.EventID, r.Fingerprint, r.Code
+	detail["event_id"], detail["failure_code"] = r.EventID, clipped(string(r.Code))
+	if r.Fingerprint != nil {
+		detail["fingerprint"] = clipped(*r.Fingerprint)
+	}
 	return a.bulk(c, Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Cursor: r.Cursor, Force: r.Force}, w)
 }

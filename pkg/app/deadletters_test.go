@@ -128,7 +128,8 @@ func TestBulk(t *testing.T) {
 		}
 	}
 	const many = "/api/events/reprocess"
-	for _, wrong := range []string{``, `{}`, `{"filter": {}}`, `{"filter": {"colour": "red"}}`, `{"filter": {"type": ["a"]}}`, `{"filter": {"dateFrom": "yesterday"}}`, `{"dry_run": false}`} {
+	for _, wrong := range []string{``, `{}`, `{"filter": {}}`, `{"filter": {"colour": "red"}}`, `{"filter": {"type": ["a"]}}`, `{"filter": {"dateFrom": "yesterday"}}`,
+		`{"filter": {"agentId": "a\u0000"}, "dry_run": false}`, `{"filter": {"a\u0000": "\\u0000"}, "dry_run": false}`, `{"all": true, "cursor": "\u0000"}`, `{"dry_run": false}`} {
 		o.want(http.StatusBadRequest, many, wrong)
 		o.want(http.StatusBadRequest, "/api/events/resend-crm", wrong)
 	}
@@ -208,6 +209,12 @@ func TestBulk(t *testing.T) {
 	o.want(http.StatusBadRequest, "/api/events/seven/reprocess", "")
 	if got := o.as(access.Admin, "POST", "/api/queues/nothing/pause", ""); got.status != http.StatusNotFound {
 		t.Errorf("a queue that is none: %d", got.status)
+	}
+	if got := o.as(access.Admin, "POST", "/api/queues/%00/pause", ""); got.status != http.StatusNotFound && got.status != http.StatusBadRequest {
+		t.Errorf("a queue named by a NUL: %d %s", got.status, got.body)
+	}
+	if got := o.text(`select count(*) from audit_log where action = 'queue.pause' and outcome = 'failed' and target like '%�%'`); got != "1" {
+		t.Errorf("it stands %s times in the audit log", got)
 	}
 	// What was asked for stands in the log, without what a person could be known by.
 	o.want(http.StatusOK, many, `{"filter": {"state": "dead"}, "dry_run": false}`)
