@@ -37,7 +37,6 @@ type Acting struct {
 	RiverUI http.Handler
 	// Home is where somebody gets to who has signed in; empty for /riverui/.
 	Home string
-	Log  *zap.Logger
 
 	strangers *rate.Limiter
 	waiting   chan struct{} // for analyses

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"postcall/pkg/access"
@@ -43,6 +44,7 @@ type API struct {
 	Guesses *gate.Limits
 	// PerSecond is how many requests a token may make for long.
 	PerSecond int
+	Log       *zap.Logger
 
 	Acting
 	Parts

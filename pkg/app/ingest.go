@@ -210,7 +210,8 @@ func (i *Ingest) forPeople(deliveries *receive.Handler) (_ *admin.API, err error
 		Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool, c.SpoolMaxBytes}, Address: deliveries.Proxies.ClientAddress,
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
 		PerSecond: c.AdminRPS,
-		Acting:    admin.Acting{MaxAttempts: c.MaxAttempts, Log: i.log},
+		Log:       i.log,
+		Acting:    admin.Acting{MaxAttempts: c.MaxAttempts},
 		Parts: admin.Parts{
 			ProbeAudio: i.audio.Probe, Deliveries: deliveries.Limits, Version: version(),
 			Disk:    func() (free, total uint64, err error) { return diskSpace(filepath.Dir(c.SpoolPath)) },
