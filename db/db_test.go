@@ -38,6 +38,9 @@ func TestUpDownUp(t *testing.T) {
 	if current, err := db.Current(ctx, pool); err != nil || !current {
 		t.Fatalf("current after up: %v, %v", current, err)
 	}
+	if version, err := db.Version(ctx, pool); err != nil || version != db.Newest() || version != up[len(up)-1].Version {
+		t.Errorf("version %d after up, the newest is %d, %v", version, db.Newest(), err)
+	}
 	schema := columns(t, pool)
 	for range up {
 		if _, err := db.Down(ctx, pool); err != nil {
@@ -46,6 +49,9 @@ func TestUpDownUp(t *testing.T) {
 	}
 	if down, err := db.Down(ctx, pool); err != nil || len(down) != 0 {
 		t.Errorf("nothing is left to revert: %v, %v", down, err)
+	}
+	if version, err := db.Version(ctx, pool); err != nil || version != 0 {
+		t.Errorf("version %d after down, %v", version, err)
 	}
 	if err := db.Up(ctx, pool); err != nil {
 		t.Fatal(err)

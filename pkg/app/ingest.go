@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
+	"riverqueue.com/riverui"
 
 	"postcall/pkg/access"
 	"postcall/pkg/admin"
@@ -48,8 +49,10 @@ const (
 	receiveConns = 8
 	// peopleConns is the size of the pool for the API, and peopleStatement the
 	// longest that one of its statements may take.
-	peopleConns     = 4
+	peopleConns     = 8
 	peopleStatement = 10 * time.Second
+	// riverConns is the size of River UI's pool: its counts can be slow.
+	riverConns = 2
 	// guessesPerMinute is how many requests without a valid token an address may
 	// make before it is answered 429.
 	guessesPerMinute = 30
@@ -69,6 +72,9 @@ type Ingest struct {
 	sampled  *zap.Logger   // for lines that come in floods
 	pool     *pgxpool.Pool // nil without DATABASE_URL
 	people   *pgxpool.Pool // for what people ask, apart from receiving's; nil like pool
+	river    *pgxpool.Pool // for River UI, apart from both; nil like pool
+	riverUI  *riverui.Handler
+	api      *admin.API
 	audio    *audio.Store
 	spool    *spool.Spool
 	keeper   *receive.Keeper
@@ -118,18 +124,11 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := access.ParseTokens(c.AdminTokens)
-	if err != nil {
-		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
-	}
-	api := &admin.API{
-		Tokens: tokens, Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool}, Address: handler.Proxies.ClientAddress,
-		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
-		PerSecond: c.AdminRPS,
-		Log:       log,
+	if i.api, err = i.forPeople(handler); err != nil {
+		return nil, err
 	}
 	i.server = &http.Server{
-		Handler:           i.traced(i.router(handler, api)),
+		Handler:           i.traced(i.router(handler, i.api)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -165,6 +164,10 @@ func (i *Ingest) database(ctx context.Context, registry *prometheus.Registry, me
 	observed.Watch("ingest", i.pool)
 	observed.Watch("api", i.people)
 	registry.MustRegister(&queue.Collector{Pool: i.people, Log: i.log})
+	i.river, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest riverui", riverConns, peopleStatement)
+	if err != nil {
+		return err
+	}
 	starting, cancel := context.WithTimeout(ctx, startupPatience)
 	defer cancel()
 	if err := postgres.Wait(starting, i.pool); err != nil {
@@ -211,13 +214,61 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 	}, nil
 }
 
+// forPeople sets up what people and programs with a token ask.
+func (i *Ingest) forPeople(deliveries *receive.Handler) (_ *admin.API, err error) {
+	c := i.config
+	tokens, err := access.ParseTokens(c.AdminTokens)
+	if err != nil {
+		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
+	}
+	sessions, err := access.NewSessions(config.Reveal(c.SessionKeys), tokens, access.SpentTable{Pool: i.people})
+	if err != nil {
+		return nil, fmt.Errorf("SESSION_KEY: %w", err)
+	}
+	api := &admin.API{
+		Door: &access.Door{Tokens: tokens, Sessions: sessions, Secure: deliveries.Proxies.HTTPS},
+		Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool, c.SpoolMaxBytes}, Address: deliveries.Proxies.ClientAddress,
+		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
+		PerSecond: c.AdminRPS,
+		Log:       i.log,
+		Acting:    admin.Acting{MaxAttempts: c.MaxAttempts},
+		Parts: admin.Parts{
+			ProbeAudio: i.audio.Probe, Deliveries: deliveries.Limits, Version: version(),
+			Disk:    func() (free, total uint64, err error) { return diskSpace(filepath.Dir(c.SpoolPath)) },
+			Secrets: len(c.WebhookSecret), AdminTokens: len(c.AdminTokens), StableSessions: len(c.SessionKeys) > 0,
+		},
+	}
+	if i.pool == nil {
+		return api, nil
+	}
+	if api.Jobs, err = queue.NewInserter(i.people, telemetry.Slog(i.log)); err != nil {
+		return nil, err
+	}
+	jobs, err := queue.NewInserter(i.river, telemetry.Slog(i.log))
+	if err != nil {
+		return nil, err
+	}
+	i.riverUI, err = riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(jobs, nil), Logger: telemetry.Slog(i.log), Prefix: admin.RiverPath,
+		JobListHideArgsByDefault: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up River UI: %w", err)
+	}
+	api.RiverUI = i.riverUI
+	return api, nil
+}
+
+// SignInURL is a link that signs the holder of a token in, once.
+func (i *Ingest) SignInURL(token string) (string, error) { return i.api.SignInURL(i.URL(), token) }
+
 // router is the list of routes.
 func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = problem.Handler(i.sampled)
 	e.IPExtractor = func(r *http.Request) string { return deliveries.Proxies.ClientAddress(r).String() }
-	e.Use(requestID, named, echomiddleware.RecoverWithConfig(echomiddleware.RecoverConfig{
+	e.Use(requestID, named, admin.SecurityHeaders(deliveries.Proxies.HTTPS), echomiddleware.RecoverWithConfig(echomiddleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
 			i.log.Error("panic", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
 			return err
@@ -233,12 +284,15 @@ func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo 
 }
 
 // backlog is the spool as the API looks at it.
-type backlog struct{ *spool.Spool }
+type backlog struct {
+	*spool.Spool
+	most int64
+}
 
-// Waiting is how many deliveries wait, and for how long the oldest has.
-func (b backlog) Waiting() (entries int64, oldest time.Duration) {
+// Waiting is what waits there.
+func (b backlog) Waiting() admin.Waiting {
 	s := b.Stats()
-	return s.Entries, s.OldestAge
+	return admin.Waiting{Entries: s.Entries, Bytes: s.Bytes, MaxBytes: b.most, Oldest: s.OldestAge}
 }
 
 // readiness is what a balancer is told. It holds figures, no names.
@@ -318,6 +372,12 @@ func (i *Ingest) Serve(ctx context.Context) error {
 
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	if i.riverUI != nil {
+		// Its background queries end with the context; it offers nothing to wait for.
+		if err := i.riverUI.Start(background); err != nil {
+			return fmt.Errorf("starting River UI: %w", err)
+		}
+	}
 	var wg sync.WaitGroup
 	if i.pool != nil {
 		wg.Go(func() { i.refused.Run(background) })
@@ -369,7 +429,7 @@ func (i *Ingest) Close() {
 			i.log.Error("closing the audio store", zap.Error(err))
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{i.pool, i.people} {
+	for _, pool := range []*pgxpool.Pool{i.pool, i.people, i.river} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -182,6 +182,7 @@ func (w *Worker) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	defer end()
 	wg.Go(func() { w.throttle.Run(background) })
+	wg.Go(func() { w.beSeen(background) })
 	if w.metrics != nil {
 		wg.Go(func() { w.metrics.Serve(background) })
 	}

@@ -78,6 +78,7 @@ type Ingest struct {
 	RateRPS        int      `env:"WEBHOOK_RATE_RPS, default=200" min:"1" max:"1000000" desc:"Verified deliveries a second that an address may send for long"`
 	RateBurst      int      `env:"WEBHOOK_RATE_BURST, default=1000" min:"1" max:"1000000" desc:"Verified deliveries that an address may send at once"`
 	AdminTokens    []string `env:"ADMIN_TOKENS" check:"tokens" desc:"Who may use the API: name:role:sha256 for each, as postcall token new prints it; empty for nobody"`
+	SessionKeys    []Secret `env:"SESSION_KEY" check:"session_keys" desc:"What the dashboard's sessions are signed with, 32 characters at least (openssl rand -hex 32); several, separated by commas, while one is replaced: the first signs. The same for all ingest processes; without it sessions end with the process"`
 	AdminRPS       int      `env:"ADMIN_RATE_RPS, default=20" min:"1" max:"100000" desc:"Requests a second that a token may make of the API"`
 	FailRPM        int      `env:"WEBHOOK_FAIL_RPM, default=30" min:"1" max:"1000000" desc:"Deliveries a minute that may fail verification from an address before it is answered 429"`
 

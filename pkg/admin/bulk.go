@@ -1,0 +1,426 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/labstack/echo/v4"
+
+	"postcall/pkg/access"
+	"postcall/pkg/call"
+	"postcall/pkg/queue"
+)
+
+// Bounds of an act on many events.
+const (
+	defaultBatch = 100
+	maxBatch     = 500
+	// maxCounted is where a dry run stops counting one by one.
+	maxCounted = 10_000
+	// costSample is how many of the newest analyses the average cost is of.
+	costSample = 1000
+)
+
+// Choice says which events are meant.
+type Choice struct {
+	// Fields are those of the query of GET /api/events; none mean every event.
+	Fields url.Values
+	Who    access.Identity
+	After  string // Chosen.Next of the part before
+	Limit  int    // at most this many, or fewer
+}
+
+// Chosen is a part of the events that are meant.
+type Chosen struct {
+	IDs  []int64
+	Next string // empty at the end
+	// Matched is how many are meant in all, where that was not counted an estimate.
+	Matched int64
+}
+
+// Choose finds the events that are meant, the oldest first. A field or value
+// that is not understood is Invalid.
+type Choose func(ctx context.Context, c Choice) (Chosen, error)
+
+// Bulk is a request to act on many events. Nothing happens unless DryRun is
+// false, said in so many words.
+type Bulk struct {
+	// Filter has the fields of GET /api/events; empty only with All.
+	Filter map[string]any `json:"filter"`
+	All    bool           `json:"all"`
+	DryRun *bool          `json:"dry_run"`
+	// Expect is the count that the dry run gave: if it is another one by now,
+	// nothing is done (409).
+	Expect *int64 `json:"expect"`
+	// Limit is how many events are acted on at most, 100 unless told, at most 500.
+	Limit int `json:"limit"`
+	// Cursor continues where the answer before ended: its next_cursor.
+	Cursor string      `json:"cursor"`
+	Force  bool        `json:"force"`
+	Target call.Target `json:"target"` // of resending
+}
+
+// BulkAnswer says what would happen or what happened.
+type BulkAnswer struct {
+	DryRun bool `json:"dry_run"`
+	// Matched is how many events are meant from the cursor on; above 10 000 it is
+	// an estimate (not Exact).
+	Matched int64 `json:"matched"`
+	Exact   bool  `json:"exact"`
+	// Actionable are those of them that can be acted on; estimated alike.
+	Actionable int64 `json:"actionable"`
+	// EstimatedCostUSD is what the actionable ones will cost by the average of
+	// the newest analyses; null where nothing is known of costs.
+	EstimatedCostUSD *float64 `json:"estimated_cost_usd"`
+	AverageCostUSD   *float64 `json:"average_cost_usd"`
+	AverageOf        int64    `json:"average_of"` // how many analyses
+
+	Done    int64      `json:"done"`
+	Failed  int64      `json:"failed"`
+	Results []BulkItem `json:"results"`
+	// NextCursor is where to go on; null when all have been gone through.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// BulkItem is what happened to one event.
+type BulkItem struct {
+	EventID int64  `json:"event_id"`
+	Outcome string `json:"outcome"` // queued, or an error's code
+	Message string `json:"message,omitempty"`
+	JobID   int64  `json:"job_id,omitempty"`
+}
+
+// work is an act on many events.
+type work struct {
+	target string // for the audit log
+	fields url.Values
+	choose Choose
+	// able is the condition on webhook_events e under which one can be acted on.
+	able string
+	// none, if not empty, is said where nothing matches (404).
+	none string
+	// costs says that a language model is asked.
+	costs bool
+	one   func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error)
+}
+
+const (
+	ableToAnalyse = `e.analysis_state not in ('queued', 'running')
+		and e.event_type in ('post_call_transcription', 'post_call_transcription_otel', 'unknown')`
+	ableToSend = `exists (select from analyses a where a.event_id = e.id)`
+)
+
+func (a *API) reprocessMany(c echo.Context) error {
+	var b Bulk
+	if err := decode(c, &b); err != nil {
+		return err
+	}
+	w, err := a.chosen(b)
+	if err != nil {
+		return err
+	}
+	w.able, w.costs = ableToAnalyse, true
+	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
+		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: b.Force, RequestID: requestID(c)})
+	}
+	return a.bulk(c, b, w)
+}
+
+func (a *API) resendMany(c echo.Context) error {
+	var b Bulk
+	if err := decode(c, &b); err != nil {
+		return err
+	}
+	to, err := target(b.Target)
+	if err != nil {
+		return err
+	}
+	w, err := a.chosen(b)
+	if err != nil {
+		return err
+	}
+	w.able = ableToSend
+	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
+		return a.resendOne(ctx, tx, id, to, b.Force)
+	}
+	return a.bulk(c, b, w)
+}
+
+// chosen reads the filter.
+func (a *API) chosen(b Bulk) (work, error) {
+	if len(b.Filter) == 0 && !b.All {
+		return work{}, call.Errorf(call.Invalid, `Say which events: a filter, or "all": true.`)
+	}
+	fields, err := formed(b.Filter)
+	if err != nil {
+		return work{}, err
+	}
+	choose := a.Choose
+	if choose == nil {
+		choose = a.choosePlain
+	}
+	return work{target: "events by filter", fields: fields, choose: choose}, nil
+}
+
+// formed writes a filter as a query would have it.
+func formed(filter map[string]any) (url.Values, error) {
+	fields := url.Values{}
+	for name, value := range filter {
+		switch v := value.(type) {
+		case string:
+			fields.Set(name, v)
+		case bool:
+			fields.Set(name, strconv.FormatBool(v))
+		case float64:
+			fields.Set(name, strconv.FormatFloat(v, 'f', -1, 64))
+		default:
+			return nil, call.Errorf(call.Invalid, "filter.%.40s is a text, a number, true or false.", name)
+		}
+	}
+	return fields, nil
+}
+
+// impersonal leaves out of a filter what would put a person's data into the
+// audit log, which forgets nothing.
+func impersonal(filter map[string]any) map[string]any {
+	shown := make(map[string]any, len(filter))
+	for name, value := range filter {
+		switch name {
+		case "phone", "clientName", "q":
+			value = "…"
+		}
+		if text, ok := value.(string); ok {
+			value = clipped(text)
+		}
+		shown[clipped(name)] = value
+	}
+	return shown
+}
+
+// bulk answers 200: of a dry run with counts, otherwise with what happened.
+func (a *API) bulk(c echo.Context, b Bulk, w work) error {
+	switch {
+	case b.Limit == 0:
+		b.Limit = defaultBatch
+	case b.Limit < 0 || b.Limit > maxBatch:
+		return call.Errorf(call.Invalid, "limit is 1 to %d.", maxBatch)
+	}
+	detail := entry(c).detail
+	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, clipped(b.Cursor), b.Limit, b.Force
+	dry := b.DryRun == nil || *b.DryRun
+	who := identity(c)
+	if dry {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
+		defer cancel()
+		answer := BulkAnswer{DryRun: true, Results: []BulkItem{}}
+		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
+			return unavailable(err)
+		}
+		// It has changed nothing, which is no act to be recorded.
+		entry(c).written = true
+		return c.JSON(http.StatusOK, answer)
+	}
+	select {
+	case a.acting <- struct{}{}:
+		defer func() { <-a.acting }()
+	default:
+		return &call.Error{Code: call.Unavailable, Message: "Others act on many events just now. Try again.", RetryAfter: time.Second}
+	}
+	answer, err := act(a, c, w.target, func(ctx context.Context, tx pgx.Tx) (BulkAnswer, error) {
+		answer := BulkAnswer{Results: []BulkItem{}}
+		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
+			return answer, err
+		}
+		if b.Expect != nil && *b.Expect != answer.Matched {
+			return answer, call.Errorf(call.Conflict, "%d events match by now, not %d; nothing was done.", answer.Matched, *b.Expect)
+		}
+		err := w.run(ctx, tx, who, b, &answer)
+		detail["done"], detail["failed"] = answer.Done, answer.Failed
+		return answer, err
+	})
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, answer)
+}
+
+// gather chooses up to most events, part by part.
+func (w work) gather(ctx context.Context, who access.Identity, after string, most int) (Chosen, error) {
+	all := Chosen{Next: after}
+	for first := true; first || all.Next != "" && len(all.IDs) < most; first = false {
+		part, err := w.choose(ctx, Choice{Fields: w.fields, Who: who, After: all.Next, Limit: most - len(all.IDs)})
+		if err != nil {
+			return all, err
+		}
+		all.IDs, all.Next, all.Matched = append(all.IDs, part.IDs...), part.Next, max(all.Matched, part.Matched)
+	}
+	return all, nil
+}
+
+// estimate counts, and says what it will cost.
+func (a *API) estimate(ctx context.Context, who access.Identity, b Bulk, w work, answer *BulkAnswer) error {
+	chosen, err := w.gather(ctx, who, b.Cursor, maxCounted)
+	if err != nil {
+		return err
+	}
+	seen := int64(len(chosen.IDs))
+	if seen == 0 && w.none != "" {
+		return call.Errorf(call.NotFound, "%s", w.none)
+	}
+	answer.Matched, answer.Exact = seen, chosen.Next == ""
+	err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, chosen.IDs).Scan(&answer.Actionable)
+	if err != nil {
+		return fmt.Errorf("counting the events: %w", err)
+	}
+	if !answer.Exact && chosen.Matched > seen {
+		answer.Actionable = int64(float64(answer.Actionable) / float64(seen) * float64(chosen.Matched))
+		answer.Matched = chosen.Matched
+	}
+	if !w.costs {
+		return nil
+	}
+	err = a.Pool.QueryRow(ctx, `
+		select avg(cost_usd)::float8, count(*)
+		from (select cost_usd from analyses order by id desc limit $1) newest
+		where cost_usd is not null`, costSample).Scan(&answer.AverageCostUSD, &answer.AverageOf)
+	if err != nil {
+		return fmt.Errorf("looking for what analyses cost: %w", err)
+	}
+	if answer.AverageCostUSD != nil {
+		cost := *answer.AverageCostUSD * float64(answer.Actionable)
+		answer.EstimatedCostUSD = &cost
+	}
+	return nil
+}
+
+// run acts on a batch, in the order of the ids, so that no two acts deadlock.
+// What cannot be done to one event does not concern the others; a fault of the
+// database undoes all.
+func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, answer *BulkAnswer) error {
+	chosen, err := w.gather(ctx, who, b.Cursor, b.Limit)
+	if err != nil {
+		return err
+	}
+	if chosen.Next != "" {
+		answer.NextCursor = &chosen.Next
+	}
+	slices.Sort(chosen.IDs)
+	for _, id := range chosen.IDs {
+		item := BulkItem{EventID: id, Outcome: "queued"}
+		queued, err := w.one(ctx, tx, id)
+		if e, ok := errors.AsType[*call.Error](err); ok && e.Err == nil {
+			item.Outcome, item.Message = string(e.Code), e.Message
+			answer.Failed++
+		} else if err != nil {
+			return err
+		} else {
+			item.JobID = queued.JobID
+			answer.Done++
+		}
+		answer.Results = append(answer.Results, item)
+	}
+	return nil
+}
+
+// choosePlain is a Choose of the fields that stand in columns: type, agentId,
+// conversationId, state, dateFrom, dateTo, quality, outcome. The last two are
+// of the newest analysis; dates are RFC 3339 or days in UTC, dateTo included
+// where it is a day.
+func (a *API) choosePlain(ctx context.Context, c Choice) (Chosen, error) {
+	condition, args, err := matchPlain(c.Fields)
+	if err != nil {
+		return Chosen{}, err
+	}
+	return a.chooseBy(ctx, condition, args, c)
+}
+
+// chooseBy chooses by a condition on webhook_events e, in the order of the ids.
+func (a *API) chooseBy(ctx context.Context, condition string, args []any, c Choice) (chosen Chosen, err error) {
+	after := int64(0)
+	if c.After != "" {
+		if after, err = strconv.ParseInt(c.After, 10, 64); err != nil {
+			return chosen, call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
+		}
+	}
+	n := len(args)
+	rows, err := a.Pool.Query(ctx, fmt.Sprintf(`
+		select e.id from webhook_events e
+		where e.duplicate_of is null and e.id > $%d and %s
+		order by e.id
+		limit $%d`, n+1, condition, n+2), append(args[:n:n], after, c.Limit+1)...)
+	if err != nil {
+		return chosen, fmt.Errorf("choosing the events: %w", err)
+	}
+	if chosen.IDs, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+		return chosen, fmt.Errorf("choosing the events: %w", err)
+	}
+	if len(chosen.IDs) > c.Limit {
+		chosen.IDs = chosen.IDs[:c.Limit]
+		chosen.Next = strconv.FormatInt(chosen.IDs[c.Limit-1], 10)
+	}
+	return chosen, nil
+}
+
+// matchPlain writes the condition.
+func matchPlain(fields url.Values) (string, []any, error) {
+	var (
+		conditions = []string{"true"}
+		args       []any
+	)
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
+	}
+	const newest = `(select a.result ->> '%s' from analyses a where a.event_id = e.id order by a.id desc limit 1) = $%%d`
+	for name := range fields {
+		value := fields.Get(name)
+		switch name {
+		case "type":
+			add("e.event_type = $%d", value)
+		case "agentId":
+			add("e.agent_id = $%d", value)
+		case "conversationId":
+			add("e.conversation_id = $%d", value)
+		case "state":
+			add("e.analysis_state = $%d", value)
+		case "quality":
+			add(fmt.Sprintf(newest, "quality"), value)
+		case "outcome":
+			add(fmt.Sprintf(newest, "outcome_code"), value)
+		case "dateFrom", "dateTo":
+			at, day, err := when(name, value)
+			if err != nil {
+				return "", nil, err
+			}
+			if name == "dateFrom" {
+				add("e.received_at >= $%d", at)
+			} else if day {
+				add("e.received_at < $%d", at.AddDate(0, 0, 1))
+			} else {
+				add("e.received_at < $%d", at)
+			}
+		default:
+			return "", nil, call.Errorf(call.Invalid, "There is no filter %.40q.", name)
+		}
+	}
+	return strings.Join(conditions, " and "), args, nil
+}
+
+// when reads a time of a filter, and says whether it is a whole day.
+func when(name, value string) (at time.Time, day bool, err error) {
+	if at, err = time.Parse(time.DateOnly, value); err == nil {
+		return at, true, nil
+	}
+	if at, err = time.Parse(time.RFC3339, value); err != nil {
+		return at, false, call.Errorf(call.Invalid, "%s is a day such as 2026-11-23 or a time such as 2026-11-23T10:00:00Z.", name)
+	}
+	return at, false, nil
+}
