@@ -21,6 +21,11 @@ const (
 	OutcomeFailed   Outcome = "failed"
 )
 
+// Outcomes lists every outcome.
+func Outcomes() []Outcome {
+	return []Outcome{OutcomeDone, OutcomeReplayed, OutcomeRefused, OutcomeFailed}
+}
+
 // Entry is a row of the audit log, which is only ever added to.
 type Entry struct {
 	ID        int64           `json:"id"`

@@ -8,13 +8,13 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
 	"postcall/pkg/access"
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 )
@@ -163,11 +163,7 @@ func (a *API) chosen(b Bulk) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
-	choose := a.Choose
-	if choose == nil {
-		choose = a.choosePlain
-	}
-	return work{target: "events by filter", fields: fields, choose: choose}, nil
+	return work{target: "events by filter", fields: fields, choose: a.choose}, nil
 }
 
 // formed writes a filter as a query would have it.
@@ -330,16 +326,24 @@ func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, a
 	return nil
 }
 
-// choosePlain is a Choose of the fields that stand in columns: type, agentId,
-// conversationId, state, dateFrom, dateTo, quality, outcome. The last two are
-// of the newest analysis; dates are RFC 3339 or days in UTC, dateTo included
-// where it is a day.
-func (a *API) choosePlain(ctx context.Context, c Choice) (Chosen, error) {
-	condition, args, err := matchPlain(c.Fields)
+// choose is a Choose by the filter of GET /api/events.
+func (a *API) choose(ctx context.Context, c Choice) (Chosen, error) {
+	p := readParameters(c.Fields, filterParameters...)
+	filter := p.filter(c.Who)
+	if p.err != nil {
+		return Chosen{}, p.err
+	}
+	page, err := archive.List(ctx, a.Pool, archive.Query{
+		Filter: filter, Sort: archive.Oldest, Limit: min(c.Limit, archive.MaxLimit), After: archive.Cursor(c.After),
+	})
 	if err != nil {
 		return Chosen{}, err
 	}
-	return a.chooseBy(ctx, condition, args, c)
+	chosen := Chosen{Next: string(page.Next), Matched: page.Total.Count}
+	for _, item := range page.Items {
+		chosen.IDs = append(chosen.IDs, item.ID)
+	}
+	return chosen, nil
 }
 
 // chooseBy chooses by a condition on webhook_events e, in the order of the ids.
@@ -367,60 +371,4 @@ func (a *API) chooseBy(ctx context.Context, condition string, args []any, c Choi
 		chosen.Next = strconv.FormatInt(chosen.IDs[c.Limit-1], 10)
 	}
 	return chosen, nil
-}
-
-// matchPlain writes the condition.
-func matchPlain(fields url.Values) (string, []any, error) {
-	var (
-		conditions = []string{"true"}
-		args       []any
-	)
-	add := func(condition string, arg any) {
-		args = append(args, arg)
-		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
-	}
-	const newest = `(select a.result ->> '%s' from analyses a where a.event_id = e.id order by a.id desc limit 1) = $%%d`
-	for name := range fields {
-		value := fields.Get(name)
-		switch name {
-		case "type":
-			add("e.event_type = $%d", value)
-		case "agentId":
-			add("e.agent_id = $%d", value)
-		case "conversationId":
-			add("e.conversation_id = $%d", value)
-		case "state":
-			add("e.analysis_state = $%d", value)
-		case "quality":
-			add(fmt.Sprintf(newest, "quality"), value)
-		case "outcome":
-			add(fmt.Sprintf(newest, "outcome_code"), value)
-		case "dateFrom", "dateTo":
-			at, day, err := when(name, value)
-			if err != nil {
-				return "", nil, err
-			}
-			if name == "dateFrom" {
-				add("e.received_at >= $%d", at)
-			} else if day {
-				add("e.received_at < $%d", at.AddDate(0, 0, 1))
-			} else {
-				add("e.received_at < $%d", at)
-			}
-		default:
-			return "", nil, call.Errorf(call.Invalid, "There is no filter %.40q.", name)
-		}
-	}
-	return strings.Join(conditions, " and "), args, nil
-}
-
-// when reads a time of a filter, and says whether it is a whole day.
-func when(name, value string) (at time.Time, day bool, err error) {
-	if at, err = time.Parse(time.DateOnly, value); err == nil {
-		return at, true, nil
-	}
-	if at, err = time.Parse(time.RFC3339, value); err != nil {
-		return at, false, call.Errorf(call.Invalid, "%s is a day such as 2026-11-23 or a time such as 2026-11-23T10:00:00Z.", name)
-	}
-	return at, false, nil
 }

@@ -22,12 +22,18 @@ type parameters struct {
 }
 
 func parametersOf(c echo.Context, allowed ...string) *parameters {
-	p := &parameters{}
-	var err error
-	if p.values, err = url.ParseQuery(c.Request().URL.RawQuery); err != nil {
+	values, err := url.ParseQuery(c.Request().URL.RawQuery)
+	if err != nil {
+		p := &parameters{}
 		p.wrong("the query string cannot be read: a %% must stand before two hexadecimal digits, & between parameters")
 		return p
 	}
+	return readParameters(values, allowed...)
+}
+
+// readParameters holds values to the names that are allowed.
+func readParameters(values url.Values, allowed ...string) *parameters {
+	p := &parameters{values: values}
 	for name, values := range p.values {
 		switch {
 		case !slices.Contains(allowed, name) && len(allowed) == 0:

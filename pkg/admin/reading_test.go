@@ -66,7 +66,7 @@ func serve(t *testing.T, pool *pgxpool.Pool, perSecond int) *server {
 		t.Fatal(err)
 	}
 	api := &admin.API{
-		Tokens: tokens, Pool: pool, Recordings: recordings{}, Backlog: nothing{},
+		Door: &access.Door{Tokens: tokens}, Pool: pool, Recordings: recordings{}, Backlog: nothing{},
 		Address:   func(*http.Request) netip.Addr { return netip.MustParseAddr("203.0.113.5") },
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: 60 * perSecond, PerSecond: 1, Burst: 1}),
 		PerSecond: perSecond, Log: log,
