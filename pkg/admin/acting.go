@@ -35,6 +35,9 @@ type Acting struct {
 	RiverUI http.Handler
 	// Home is where somebody gets to who has signed in; empty for /riverui/.
 	Home string
+	// SignInPage shows where to sign in: with the path to go on to and, if it was
+	// tried before, what was wrong. Nil for a plain page.
+	SignInPage func(c echo.Context, status int, next, problem string) error
 
 	strangers *rate.Limiter
 	waiting   chan struct{} // for analyses

@@ -47,9 +47,7 @@ func (a *API) reprocess(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := act(a, c, fmt.Sprintf("event %d", id), func(ctx context.Context, tx pgx.Tx) (Queued, error) {
-		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: force, RequestID: requestID(c)})
-	})
+	answer, err := a.Reprocess(c, id, force)
 	if err != nil {
 		return err
 	}
@@ -118,13 +116,8 @@ func (a *API) resend(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	to, err := target(call.Target(c.QueryParam("target")))
-	if err != nil {
-		return err
-	}
-	answer, err := act(a, c, fmt.Sprintf("event %d", id), func(ctx context.Context, tx pgx.Tx) (Queued, error) {
-		return a.resendOne(ctx, tx, id, to, force)
-	})
+	to := call.Target(c.QueryParam("target"))
+	answer, err := a.Resend(c, id, to, force)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type API struct {
 	Log       *zap.Logger
 
 	exporting atomic.Int32 // exports that run
+	limited   echo.MiddlewareFunc
 
 	Acting
 	Parts
@@ -55,7 +56,8 @@ type API struct {
 
 // Register adds the routes.
 func (a *API) Register(e *echo.Echo) {
-	g := e.Group("/api", a.audited, limitBodies, a.authenticate, a.limitTokens())
+	a.limited = a.limitTokens()
+	g := e.Group("/api", a.audited, limitBodies, a.authenticate, a.limited)
 	a.registerActing(e, g)
 	g.GET("/health/full", a.health, may(access.Viewer))
 	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))

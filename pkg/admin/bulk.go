@@ -203,11 +203,19 @@ func impersonal(filter map[string]any) map[string]any {
 
 // bulk answers 200: of a dry run with counts, otherwise with what happened.
 func (a *API) bulk(c echo.Context, b Bulk, w work) error {
+	answer, err := a.actOnMany(c, b, w)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, answer)
+}
+
+func (a *API) actOnMany(c echo.Context, b Bulk, w work) (answer BulkAnswer, err error) {
 	switch {
 	case b.Limit == 0:
 		b.Limit = defaultBatch
 	case b.Limit < 0 || b.Limit > maxBatch:
-		return call.Errorf(call.Invalid, "limit is 1 to %d.", maxBatch)
+		return answer, call.Errorf(call.Invalid, "limit is 1 to %d.", maxBatch)
 	}
 	detail := entry(c).detail
 	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, clipped(b.Cursor), b.Limit, b.Force
@@ -216,21 +224,21 @@ func (a *API) bulk(c echo.Context, b Bulk, w work) error {
 	if dry {
 		ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 		defer cancel()
-		answer := BulkAnswer{DryRun: true, Results: []BulkItem{}}
+		answer = BulkAnswer{DryRun: true, Results: []BulkItem{}}
 		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
-			return unavailable(err)
+			return answer, unavailable(err)
 		}
 		// It has changed nothing, which is no act to be recorded.
 		entry(c).written = true
-		return c.JSON(http.StatusOK, answer)
+		return answer, nil
 	}
 	select {
 	case a.acting <- struct{}{}:
 		defer func() { <-a.acting }()
 	default:
-		return &call.Error{Code: call.Unavailable, Message: "Others act on many events just now. Try again.", RetryAfter: time.Second}
+		return answer, &call.Error{Code: call.Unavailable, Message: "Others act on many events just now. Try again.", RetryAfter: time.Second}
 	}
-	answer, err := act(a, c, w.target, func(ctx context.Context, tx pgx.Tx) (BulkAnswer, error) {
+	return act(a, c, w.target, func(ctx context.Context, tx pgx.Tx) (BulkAnswer, error) {
 		answer := BulkAnswer{Results: []BulkItem{}}
 		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
 			return answer, err
@@ -242,10 +250,6 @@ func (a *API) bulk(c echo.Context, b Bulk, w work) error {
 		detail["done"], detail["failed"] = answer.Done, answer.Failed
 		return answer, err
 	})
-	if err != nil {
-		return err
-	}
-	return c.JSON(http.StatusOK, answer)
 }
 
 // gather chooses up to most events, part by part.

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 )
@@ -28,7 +29,17 @@ type DeadGroup struct {
 
 // deadLetters lists the analyses that were given up, grouped by why.
 func (a *API) deadLetters(c echo.Context) error {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
+	groups, total, err := a.DeadLetters(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, map[string]any{"groups": groups, "total": total})
+}
+
+// DeadLetters are the analyses that were given up, grouped by why, and how many
+// the groups hold.
+func (a *API) DeadLetters(ctx context.Context) (groups []DeadGroup, total int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	rows, err := a.Pool.Query(ctx, `
 		with groups as (
@@ -43,18 +54,17 @@ func (a *API) deadLetters(c echo.Context) error {
 		order by g.last_at desc, g.fingerprint
 		limit $1`, maxGroups)
 	if err != nil {
-		return unavailable(fmt.Errorf("grouping the dead letters: %w", err))
+		return nil, 0, unavailable(fmt.Errorf("grouping the dead letters: %w", err))
 	}
-	groups, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadGroup])
+	groups, err = pgx.CollectRows(rows, pgx.RowToStructByPos[DeadGroup])
 	if err != nil {
-		return unavailable(fmt.Errorf("grouping the dead letters: %w", err))
+		return nil, 0, unavailable(fmt.Errorf("grouping the dead letters: %w", err))
 	}
-	total := int64(0)
 	for i := range groups {
 		groups[i].Advice = advice(groups[i].Code)
 		total += groups[i].Count
 	}
-	return c.JSON(http.StatusOK, map[string]any{"groups": groups, "total": total})
+	return groups, total, nil
 }
 
 // maxGroups bounds the list of groups.
@@ -103,6 +113,15 @@ func (a *API) retryDead(c echo.Context) error {
 	if err := decode(c, &r); err != nil {
 		return err
 	}
+	answer, err := a.RetryDead(c, r)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, answer)
+}
+
+// RetryDead is retryDead for pages.
+func (a *API) RetryDead(c echo.Context, r DeadRetry) (answer BulkAnswer, err error) {
 	ways := 0
 	w := work{target: "dead letters", able: ableToAnalyse, costs: true}
 	condition, args := "e.analysis_state = 'dead'", []any(nil)
@@ -131,7 +150,7 @@ func (a *API) retryDead(c echo.Context) error {
 		ways++
 	}
 	if ways != 1 {
-		return call.Errorf(call.Invalid, `Say which, in one way: "event_id", a group by "fingerprint" or "failure_code", or "all": true.`)
+		return answer, call.Errorf(call.Invalid, `Say which, in one way: "event_id", a group by "fingerprint" or "failure_code", or "all": true.`)
 	}
 	if w.none = "There are no such dead letters."; r.EventID > 0 {
 		w.none = fmt.Sprintf("Event %d is no dead letter.", r.EventID)
@@ -145,5 +164,12 @@ func (a *API) retryDead(c echo.Context) error {
 	if r.Fingerprint != nil {
 		detail["fingerprint"] = clipped(*r.Fingerprint)
 	}
-	return a.bulk(c, Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Cursor: r.Cursor, Force: r.Force}, w)
+	return a.actOnMany(c, Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Cursor: r.Cursor, Force: r.Force}, w)
+}
+
+// Mask hides telephone numbers as archive.Item.Mask does.
+func (g *DeadGroup) Mask() {
+	i := archive.Item{ProcessorNote: &g.Sample}
+	i.Mask()
+	g.Sample = *i.ProcessorNote
 }

@@ -25,7 +25,7 @@ func (a *API) registerRiverUI(e *echo.Echo) {
 	if a.RiverUI == nil {
 		return
 	}
-	g := e.Group(RiverPath, a.audited, limitBodies, toSignIn, a.authenticate, a.limitTokens(), nameRiver, a.require(access.Operator), a.requireForQueues)
+	g := e.Group(RiverPath, a.audited, limitBodies, toSignIn, a.authenticate, a.limited, nameRiver, a.require(access.Operator), a.requireForQueues)
 	g.Any("", a.riverUI)
 	g.Any("/*", a.riverUI)
 }

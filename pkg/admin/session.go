@@ -58,6 +58,9 @@ var page = template.Must(template.New("sign-in").Parse(`<!doctype html>
 type pageData struct{ Next, Problem string }
 
 func (a *API) show(c echo.Context, status int, data pageData) error {
+	if a.SignInPage != nil {
+		return a.SignInPage(c, status, data.Next, data.Problem)
+	}
 	c.Response().Header().Set(echo.HeaderContentType, echo.MIMETextHTMLCharsetUTF8)
 	c.Response().Header().Set("Content-Security-Policy", "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
 	c.Response().WriteHeader(status)

@@ -34,6 +34,7 @@ import (
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
+	"postcall/pkg/web"
 )
 
 // Limits of the receiving server. How slowly a body may come is gate.Pace's
@@ -83,6 +84,7 @@ type Ingest struct {
 	traces   *telemetry.Traces
 	listener net.Listener
 	server   *http.Server
+	live     *web.Live // nil without a database
 	stopping atomic.Bool
 }
 
@@ -127,14 +129,25 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	if i.api, err = i.forPeople(handler); err != nil {
 		return nil, err
 	}
+	if i.people != nil {
+		i.live = web.NewLive(i.people, log)
+	}
+	pages, err := web.New(i.api, i.live, receive.Path, log)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the dashboard: %w", err)
+	}
 	i.server = &http.Server{
-		Handler:           i.traced(i.router(handler, i.api)),
+		Handler:           i.traced(i.router(handler, i.api, pages)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log),
+	}
+	if i.live != nil {
+		// A stream would hold up the shutdown until its bound.
+		i.server.RegisterOnShutdown(i.live.Close)
 	}
 	observe(registry, i.spool, handler, i.refused)
 	if c.MetricsAddr != "" {
@@ -263,7 +276,7 @@ func (i *Ingest) forPeople(deliveries *receive.Handler) (_ *admin.API, err error
 func (i *Ingest) SignInURL(token string) (string, error) { return i.api.SignInURL(i.URL(), token) }
 
 // router is the list of routes.
-func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
+func (i *Ingest) router(deliveries *receive.Handler, api *admin.API, pages *web.Dashboard) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = problem.Handler(i.sampled)
@@ -280,6 +293,7 @@ func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo 
 	})
 	e.GET("/health/ready", i.ready)
 	api.Register(e)
+	pages.Register(e)
 	return e
 }
 
@@ -382,6 +396,7 @@ func (i *Ingest) Serve(ctx context.Context) error {
 	if i.pool != nil {
 		wg.Go(func() { i.refused.Run(background) })
 		wg.Go(func() { i.keeper.Committer.Run(background) })
+		wg.Go(func() { i.live.Run(background) })
 		wg.Go(func() { i.spool.Run(background, i.keeper.Redeliver) })
 	}
 	if i.metrics != nil {

@@ -514,6 +514,7 @@ func items(ctx context.Context, tx pgx.Tx, keys []key) ([]Item, error) {
 		join webhook_events e on e.id = listed.id
 		left join calls c on c.event_id = e.id
 		left join analyses a on a.id = c.analysis_id
+		left join lateral corrected(a.event_id, a.result) r on true
 		order by place`, ids)
 	if err != nil {
 		return nil, failed("reading listed events", err)
@@ -526,8 +527,8 @@ const itemsOf = `
 	select e.id, e.event_type, e.event_timestamp, e.agent_id, e.conversation_id, e.status, e.has_audio, e.received_at,
 		e.source, e.deliveries, e.analysis_state, e.processor_note, e.failure_code, c.failure_reason, c.duration_s::float8,
 		a.id, a.analyzer, a.model, a.created_at,
-		a.result ->> 'topic', a.result ->> 'intent', c.quality, a.result ->> 'outcome', c.outcome_code, c.sentiment,
-		a.result ->> 'summary_ru', a.result ->> 'client_name', a.result ->> 'phone',
+		r ->> 'topic', r ->> 'intent', c.quality, r ->> 'outcome', c.outcome_code, c.sentiment,
+		r ->> 'summary_ru', r ->> 'client_name', r ->> 'phone',
 		coalesce(a.result ->> 'injection_suspected' = 'true', false), a.cost_usd::float8`
 
 func scanItem(row pgx.CollectableRow) (Item, error) {
