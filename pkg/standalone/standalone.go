@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"postcall/db"
+	"postcall/pkg/access"
 	"postcall/pkg/app"
 	"postcall/pkg/config"
 	"postcall/pkg/localpg"
@@ -37,11 +38,15 @@ type Options struct {
 
 // Installation is a running one.
 type Installation struct {
-	URL         string // ingest's address
+	URL string // ingest's address
+	// SignInURL signs its first visitor in to the dashboard as an administrator,
+	// once; empty where ADMIN_TOKENS says who may.
+	SignInURL   string
 	DatabaseURL string
 	Worker      config.Worker
 	Ingest      config.Ingest
 
+	token    access.Token // made here for the dashboard, unless there were some
 	database *localpg.Database
 	group    *errgroup.Group
 	stop     context.CancelFunc
@@ -78,6 +83,12 @@ func Start(ctx context.Context, o Options) (_ *Installation, err error) {
 	env := map[string]string{"DATABASE_URL": i.DatabaseURL}
 	if key, set := o.Env.Lookup("OPENAI_API_KEY"); !set || key == "" {
 		env["ANALYZER"] = "builtin"
+	}
+	if tokens, set := o.Env.Lookup("ADMIN_TOKENS"); !set || tokens == "" {
+		if i.token, err = access.NewToken("local", access.Admin); err != nil {
+			return nil, err
+		}
+		env["ADMIN_TOKENS"] = i.token.Entry()
 	}
 	lookup := config.Map(env, o.Env)
 	if i.Ingest, err = config.LoadIngest(ctx, lookup); err != nil {
@@ -139,6 +150,12 @@ func (i *Installation) serve(ctx context.Context, o Options) error {
 	ingest, err := app.NewIngest(ctx, i.Ingest, ingestLog)
 	if err != nil {
 		return err
+	}
+	if i.token.Plain != "" {
+		if i.SignInURL, err = ingest.SignInURL(i.token.Plain); err != nil {
+			ingest.Close() //nolint:contextcheck // closing goes on when the context has ended
+			return err
+		}
 	}
 	worker, err := app.NewWorker(ctx, i.Worker, workerLog)
 	if err != nil {
