@@ -59,8 +59,11 @@ func deref(s any) string {
 			return *v
 		}
 		return ""
-	case string:
-		return v
+	case *call.OutcomeCode:
+		if v != nil {
+			return string(*v)
+		}
+		return ""
 	}
 	return fmt.Sprint(s)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,13 @@ func (t texts) say(key string, args ...any) string {
 // name gives the word for a value of a closed list, and an unknown value as it
 // is.
 func (t texts) name(list string, value any) string {
+	// Templates hand over pointers as they stand in the rows.
+	if p := reflect.ValueOf(value); p.Kind() == reflect.Pointer {
+		if p.IsNil() {
+			return ""
+		}
+		value = p.Elem().Interface()
+	}
 	v := fmt.Sprint(value)
 	if text, ok := t[list+"."+v]; ok {
 		return text

@@ -2,8 +2,13 @@ package web_test
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"strings"
+	"time"
+
+	"postcall/pkg/access"
 )
 
 // choose sets the language or theme by the page's own form.
@@ -38,4 +43,44 @@ func (h *house) sampleRejections() {
 		}
 	}
 	h.until("true", `select count(*) >= 3 from rejections`)
+}
+
+// signedIn makes requests with a session of a role. "POST https://…" is one of
+// another site's page.
+func (h *house) signedIn(role access.Role) func(method, path, form string) (int, string, http.Header) {
+	h.t.Helper()
+	client := &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	h.t.Cleanup(client.CloseIdleConnections)
+	cookie := ""
+	do := func(method, path, form string) (int, string, http.Header) {
+		h.t.Helper()
+		method, origin, _ := strings.Cut(method, " ")
+		req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, strings.NewReader(form))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		req.Header.Set("Accept", "text/html")
+		req.Header.Set("Cookie", cookie)
+		if method == http.MethodPost {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		if origin != "" {
+			req.Header.Set("Origin", origin)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		defer resp.Body.Close() //nolint:errcheck // it was read
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		return resp.StatusCode, string(b), resp.Header
+	}
+	status, _, header := do(http.MethodPost, "/session", url.Values{"token": {h.tokens[role]}}.Encode())
+	if cookie, _, _ = strings.Cut(header.Get("Set-Cookie"), ";"); status != http.StatusSeeOther || header.Get("Location") != "/" {
+		h.t.Fatalf("signing in: %d %v", status, header)
+	}
+	return do
 }
