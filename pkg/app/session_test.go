@@ -48,12 +48,12 @@ func TestSignIn(t *testing.T) {
 	}
 	for next, want := range map[string]string{
 		"/riverui/jobs?state=discarded": "/riverui/jobs?state=discarded",
-		"":                              "/riverui/",
-		"https://evil.example/":         "/riverui/",
-		"//evil.example/":               "/riverui/",
-		`/\evil.example/`:               "/riverui/",
-		"/\t/evil.example/":             "/riverui/",
-		"javascript:alert(1)":           "/riverui/",
+		"":                              "/",
+		"https://evil.example/":         "/",
+		"//evil.example/":               "/",
+		`/\evil.example/`:               "/",
+		"/\t/evil.example/":             "/",
+		"javascript:alert(1)":           "/",
 	} {
 		got := o.form(token, next, map[string]string{"Sec-Fetch-Site": "same-origin"})
 		if got.status != http.StatusSeeOther || got.header.Get("Location") != want || got.header.Get("Set-Cookie") == "" {
