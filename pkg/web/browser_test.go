@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"postcall/pkg/access"
+	"postcall/pkg/work"
 )
 
 // TestPeople goes through the dashboard as people do.
@@ -64,6 +65,20 @@ func TestPeople(t *testing.T) {
 	if got := eval[string](b, `document.querySelector(".row .title").textContent`); got != "Проверено человеком" {
 		t.Errorf("the list shows %s", got)
 	}
+
+	t.Log("what is sent again has the corrected value; the model's stays where it was")
+	b.open(fmt.Sprintf("/calls/%d", id))
+	b.do(chromedp.SetValue("#target", "markdown"), chromedp.Click("input[name=force]"), chromedp.Click(`form[action$="/resend"] button`))
+	b.awaits(`location.search === "?done=resend"`)
+	h.until("2", `select count(*) from crm_dispatches where event_id = $1 and target = 'markdown' and status = 'delivered'`, id)
+	var analysis int64
+	if err := h.pool.QueryRow(t.Context(), `select max(id) from analyses where event_id = $1`, id).Scan(&analysis); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := work.Delivery(t.Context(), h.pool, analysis); err != nil || d.Analysis.Result.Topic == nil || *d.Analysis.Result.Topic != "Проверено человеком" {
+		t.Errorf("what is sent: %+v %v", d.Analysis.Result, err)
+	}
+	h.until("0", `select count(*) from analyses where result ->> 'topic' = 'Проверено человеком'`)
 
 	t.Log("reprocessing")
 	b.open(fmt.Sprintf("/calls/%d", id))
