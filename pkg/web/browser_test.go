@@ -17,12 +17,12 @@ import (
 func TestPeople(t *testing.T) {
 	t.Parallel()
 	h := open(t)
-	h.browse(1280, 900) // without Chromium nothing is begun
+	h.browse(1280) // without Chromium nothing is begun
 	h.fill()
 	dead := h.send(body("conv_dead", "Сколько стоит двухкомнатная квартира?", nil))
 	h.kill(dead, "model-503")
 	id := h.sampleCall()
-	b := h.browse(1280, 900)
+	b := h.browse(1280)
 
 	t.Log("signing in, with a wrong token first")
 	b.open("/calls?q=ипотека")
@@ -32,9 +32,10 @@ func TestPeople(t *testing.T) {
 	if got := eval[string](b, `decodeURIComponent(location.pathname + location.search)`); got != "/calls?q=ипотека" {
 		t.Errorf("after signing in: %s", got)
 	}
-	found, all := eval[int](b, `document.querySelectorAll(".row").length`), 0
+	found := eval[int](b, `document.querySelectorAll(".row").length`)
 	b.open("/calls")
-	if all = eval[int](b, `document.querySelectorAll(".row").length`); found == 0 || found >= all {
+	all := eval[int](b, `document.querySelectorAll(".row").length`)
+	if found == 0 || found >= all {
 		t.Errorf("the search shows %d of %d", found, all)
 	}
 
@@ -144,7 +145,7 @@ func TestAxe(t *testing.T) {
 		t.Skip("axe-core is not installed: npm ci in pkg/web/testdata")
 	}
 	h := open(t)
-	b := h.browse(1280, 900)
+	b := h.browse(1280)
 	b.signIn(access.Admin)
 	b.open("/calls") // the empty state
 	check := func(what string) {
@@ -176,7 +177,7 @@ func TestHostile(t *testing.T) {
 	t.Parallel()
 	const evil = `"'><script>window.hit=1</script><img src=x onerror="window.hit=2"><svg onload=window.hit=3><a href="javascript:window.hit=4">x</a>{{.}}</textarea></title>`
 	h := open(t)
-	b := h.browse(1280, 900)
+	b := h.browse(1280)
 	id := h.send(body(evil, evil, map[string]any{
 		"agent_id": evil, "agent_name": evil,
 		"transcript": []any{

@@ -172,7 +172,7 @@ type browser struct {
 }
 
 // browse opens a tab.
-func (h *house) browse(width, height int) *browser {
+func (h *house) browse(width int) *browser {
 	h.t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -181,7 +181,7 @@ func (h *house) browse(width, height int) *browser {
 		}
 		h.t.Skip("chromium is not installed: apt-get install chromium")
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(width, height),
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(width, 900),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("lang", "en-US"), chromedp.Flag("accept-lang", "en-US"))
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(alloc)

@@ -30,7 +30,7 @@ func TestLook(t *testing.T) {
 		name string
 		w    int
 	}{{"desktop", 1280}, {"phone", 390}} {
-		b := h.browse(size.w, 900)
+		b := h.browse(size.w)
 		b.do(chromedp.EmulateViewport(int64(size.w), 900))
 		b.signIn(access.Admin)
 		for _, lang := range []string{"en", "ru"} {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"postcall/pkg/admin"
 	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/postgres"
@@ -278,7 +277,7 @@ func (d *Dashboard) system(ctx context.Context, s *archive.Stats) (system, error
 			v.Rejected++
 		}
 	}
-	var w admin.Waiting = d.API.Backlog.Waiting()
+	w := d.API.Backlog.Waiting()
 	v.SpoolEntries, v.SpoolBytes, v.SpoolLimit = w.Entries, w.Bytes, w.MaxBytes
 	return v, nil
 }
