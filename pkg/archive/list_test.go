@@ -189,7 +189,7 @@ func walk(t *testing.T, pool *pgxpool.Pool, q archive.Query) (ids []int64, total
 func TestList(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	list := fill(t, pool, 800)
+	list := fill(t, pool, 500)
 	day := func(n int) time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).AddDate(0, 0, -n) }
 	parts := []func(*archive.Filter){
 		func(f *archive.Filter) { f.Types = []call.EventType{call.TypeTranscription} },
@@ -225,7 +225,7 @@ func TestList(t *testing.T) {
 		part(&f)
 		filters = append(filters, f)
 	}
-	for range 60 {
+	for range 40 {
 		var f archive.Filter
 		for range 2 + chance.IntN(2) {
 			parts[chance.IntN(len(parts))](&f)
