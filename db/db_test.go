@@ -169,7 +169,7 @@ func TestNodeServiceMigratesInPlace(t *testing.T) {
 	}; !slices.Equal(listed, want) {
 		t.Errorf("listed are\n%v, want\n%v", listed, want)
 	}
-	found := rowsAsText(t, pool, "(select event_id as id from calls where said @@ to_tsquery('russian', 'здороваться') or said @@ to_tsquery('russian', 'ольге')) found", "id")
+	found := rowsAsText(t, pool, "(select event_id as id from calls where said @@ to_tsquery('russian', 'клиентом') or said @@ to_tsquery('russian', 'ольге')) found", "id")
 	if !slices.Equal(found, []string{"(10)", "(14)"}) {
 		t.Errorf("found by words: %v", found)
 	}

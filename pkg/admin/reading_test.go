@@ -188,14 +188,14 @@ func TestContract(t *testing.T) {
 			t.Errorf("%s answered %d, want %d: %.300s", path, response.StatusCode, want, body)
 		}
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != 206 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != http.StatusPartialContent {
 		t.Errorf("a part of a recording is %d", response.StatusCode)
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != 416 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("a part behind a recording's end is %d", response.StatusCode)
 	}
 	for _, path := range []string{"/api/events.csv", "/api/events.jsonl", "/api/events?phone=0002"} {
-		if response, body := s.get(access.Viewer, path); response.StatusCode != 403 {
+		if response, body := s.get(access.Viewer, path); response.StatusCode != http.StatusForbidden {
 			t.Errorf("%s answered a viewer %d: %.300s", path, response.StatusCode, body)
 		}
 	}
@@ -205,7 +205,7 @@ func TestContract(t *testing.T) {
 	}
 	broken, away := checked(pgtest.Empty(t), 1000), checked(nil, 1000)
 	for _, path := range paths {
-		if response, _ := s.get("", path); response.StatusCode != 401 || response.Header.Get("WWW-Authenticate") == "" {
+		if response, _ := s.get("", path); response.StatusCode != http.StatusUnauthorized || response.Header.Get("WWW-Authenticate") == "" {
 			t.Errorf("%s answered nobody %d", path, response.StatusCode)
 		}
 		slow := checked(pool, 1)
@@ -327,7 +327,7 @@ func TestParametersAreStrict(t *testing.T) {
 		}
 		response, body := s.get(access.Operator, "/api/events?"+query)
 		var p problem.Problem
-		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != 400 || !strings.Contains(p.Detail, want) {
+		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(p.Detail, want) {
 			t.Errorf("%s answered %d %s, want 400 with %q", query, response.StatusCode, body, want)
 		}
 	}
@@ -344,12 +344,47 @@ func TestParametersAreStrict(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &page); err != nil || page.Next == "" {
 		t.Fatalf("%s, %v", body, err)
 	}
-	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != 200 {
+	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != http.StatusOK {
 		t.Errorf("the next page is %s", body)
 	}
 	for _, other := range []string{"&q=x1", "&sort=received_at", "&sort=quality", "&state=done"} {
-		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != 400 || !strings.Contains(body, "cursor") {
+		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != http.StatusBadRequest || !strings.Contains(body, "cursor") {
 			t.Errorf("with %s the cursor gives %d %s", other, response.StatusCode, body)
+		}
+	}
+}
+
+// What is acted on is what is listed.
+func TestMatchEvents(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	id := event(t, pool, payload, result)
+	event(t, pool, payload, "")
+	for query, want := range map[string]int{"": 2, "topic=квартиру": 1, "outcome=callback&state=done": 1, "outcome=перезвонят": 1, "q=номера": 2, "topic=и": 0, "q=-номер": 0, "dateTo=2001-01-01": 0} {
+		fields, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		condition, args, err := admin.MatchEvents(fields)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		rows, err := pool.Query(t.Context(), `select e.id from webhook_events e where `+condition+` order by e.id`, args...)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		got, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(got) != want || want == 1 && got[0] != id {
+			t.Errorf("%s: %v, %v", query, got, err)
+		}
+	}
+	for _, wrong := range []string{"limit=1", "state=x", "state=done&state=dead", "quality=9"} {
+		fields, err := url.ParseQuery(wrong)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if condition, _, err := admin.MatchEvents(fields); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s is taken as %q, %v", wrong, condition, err)
 		}
 	}
 }
@@ -404,7 +439,7 @@ func TestExport(t *testing.T) {
 	event(t, pool, payload, "")
 	s := serve(t, pool, 1000)
 	response, body := s.get(access.Admin, "/api/events.csv?sort=received_at&bom=true")
-	if response.StatusCode != 200 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
+	if response.StatusCode != http.StatusOK || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
 		t.Fatalf("%d %v", response.StatusCode, response.Header)
 	}
 	text, ok := strings.CutPrefix(body, "\ufeff")
@@ -485,7 +520,7 @@ func TestExportBreaksOff(t *testing.T) {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil || response.StatusCode != 200 {
+	if err == nil || response.StatusCode != http.StatusOK {
 		t.Errorf("an export of %d rows that failed ended with %d in good order", bytes.Count(body, []byte("\n")), response.StatusCode)
 	}
 	if s.logs.FilterMessage("an export ended early").Len() != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -250,8 +251,8 @@ func TestEach(t *testing.T) {
 			t.Errorf("%+v: %d events of %d, %v", q, len(got), len(want), err)
 		}
 	}
-	stop := fmt.Errorf("enough")
-	if err := archive.Each(t.Context(), pool, archive.Filter{}, archive.Newest, time.Minute, func(archive.Item) error { return stop }); err != stop { //nolint:errorlint // that very one
+	stop := errors.New("enough")
+	if err := archive.Each(t.Context(), pool, archive.Filter{}, archive.Newest, time.Minute, func(archive.Item) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("it ended with %v", err)
 	}
 	if err := archive.Each(t.Context(), pool, archive.Filter{}, "id", time.Minute, nil); call.CodeOf(err) != call.Invalid {

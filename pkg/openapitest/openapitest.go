@@ -158,7 +158,7 @@ func (c *Contract) Check(r *http.Request, response *http.Response, body []byte) 
 		c.tb.Errorf("%s: the description has no such operation", what)
 		return
 	}
-	status := fmt.Sprint(response.StatusCode)
+	status := strconv.Itoa(response.StatusCode)
 	if !slices.Contains(operation.Statuses, status) {
 		c.tb.Errorf("%s: the description does not have that status: %.300s", what, body)
 		return
