@@ -165,6 +165,21 @@ func TestNodeServiceMigratesInPlace(t *testing.T) {
 		t.Errorf("rows without any id: %+v", got[6:])
 	}
 
+	// What lists read is made of the old rows: of each event once, with the
+	// newest analysis that is one.
+	listed := rowsAsText(t, pool, "calls join (select event_id as id from calls) rows on rows.id = event_id", "event_id, at, state, quality, topic")
+	if want := []string{
+		"(10,\"2025-02-14 12:48:17+00\",done,4,Квартира)", "(13,\"2025-02-14 12:48:21+00\",none,,)",
+		"(14,\"2025-02-15 06:13:20+00\",none,,)", "(16,\"2025-02-15 06:13:22+00\",none,,)",
+		"(18,\"2025-02-15 06:13:24+00\",none,,)", "(19,\"2025-02-15 06:13:25+00\",none,,)",
+	}; !slices.Equal(listed, want) {
+		t.Errorf("listed are\n%v, want\n%v", listed, want)
+	}
+	found := rowsAsText(t, pool, "(select event_id as id from calls where said @@ to_tsquery('russian', 'клиентом') or said @@ to_tsquery('russian', 'ольге')) found", "id")
+	if !slices.Equal(found, []string{"(10)", "(14)"}) {
+		t.Errorf("found by words: %v", found)
+	}
+
 	// The new key stands.
 	_, err = pool.Exec(t.Context(), `insert into webhook_events (event_type, event_timestamp, payload, dedup_key)
 		values ('post_call_transcription', 1, '{}', 'id:evt_secret_rotate')`)

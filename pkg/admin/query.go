@@ -31,7 +31,7 @@ func parametersOf(c echo.Context, allowed ...string) *parameters {
 	return readParameters(values, allowed...)
 }
 
-// readParameters holds values to the names that are allowed.
+// readParameters holds values to the names that are allowed, each once.
 func readParameters(values url.Values, allowed ...string) *parameters {
 	p := &parameters{values: values}
 	for name, values := range p.values {

@@ -94,7 +94,7 @@ func (recordings) Serve(w http.ResponseWriter, r *http.Request, key string) erro
 
 type nothing struct{}
 
-func (nothing) Waiting() (int64, time.Duration) { return 0, 0 }
+func (nothing) Waiting() admin.Waiting { return admin.Waiting{} }
 
 // get asks with a role's token, or with none for "".
 func (s *server) get(role access.Role, path string, header ...string) (*http.Response, string) {
@@ -188,14 +188,14 @@ func TestContract(t *testing.T) {
 			t.Errorf("%s answered %d, want %d: %.300s", path, response.StatusCode, want, body)
 		}
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != 206 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != http.StatusPartialContent {
 		t.Errorf("a part of a recording is %d", response.StatusCode)
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != 416 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("a part behind a recording's end is %d", response.StatusCode)
 	}
 	for _, path := range []string{"/api/events.csv", "/api/events.jsonl", "/api/events?phone=0002"} {
-		if response, body := s.get(access.Viewer, path); response.StatusCode != 403 {
+		if response, body := s.get(access.Viewer, path); response.StatusCode != http.StatusForbidden {
 			t.Errorf("%s answered a viewer %d: %.300s", path, response.StatusCode, body)
 		}
 	}
@@ -205,7 +205,7 @@ func TestContract(t *testing.T) {
 	}
 	broken, away := checked(pgtest.Empty(t), 1000), checked(nil, 1000)
 	for _, path := range paths {
-		if response, _ := s.get("", path); response.StatusCode != 401 || response.Header.Get("WWW-Authenticate") == "" {
+		if response, _ := s.get("", path); response.StatusCode != http.StatusUnauthorized || response.Header.Get("WWW-Authenticate") == "" {
 			t.Errorf("%s answered nobody %d", path, response.StatusCode)
 		}
 		slow := checked(pool, 1)
@@ -327,7 +327,7 @@ func TestParametersAreStrict(t *testing.T) {
 		}
 		response, body := s.get(access.Operator, "/api/events?"+query)
 		var p problem.Problem
-		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != 400 || !strings.Contains(p.Detail, want) {
+		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(p.Detail, want) {
 			t.Errorf("%s answered %d %s, want 400 with %q", query, response.StatusCode, body, want)
 		}
 	}
@@ -344,11 +344,11 @@ func TestParametersAreStrict(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &page); err != nil || page.Next == "" {
 		t.Fatalf("%s, %v", body, err)
 	}
-	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != 200 {
+	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != http.StatusOK {
 		t.Errorf("the next page is %s", body)
 	}
 	for _, other := range []string{"&q=x1", "&sort=received_at", "&sort=quality", "&state=done"} {
-		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != 400 || !strings.Contains(body, "cursor") {
+		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != http.StatusBadRequest || !strings.Contains(body, "cursor") {
 			t.Errorf("with %s the cursor gives %d %s", other, response.StatusCode, body)
 		}
 	}
@@ -404,7 +404,7 @@ func TestExport(t *testing.T) {
 	event(t, pool, payload, "")
 	s := serve(t, pool, 1000)
 	response, body := s.get(access.Admin, "/api/events.csv?sort=received_at&bom=true")
-	if response.StatusCode != 200 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
+	if response.StatusCode != http.StatusOK || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
 		t.Fatalf("%d %v", response.StatusCode, response.Header)
 	}
 	text, ok := strings.CutPrefix(body, "\ufeff")
@@ -485,7 +485,7 @@ func TestExportBreaksOff(t *testing.T) {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil || response.StatusCode != 200 {
+	if err == nil || response.StatusCode != http.StatusOK {
 		t.Errorf("an export of %d rows that failed ended with %d in good order", bytes.Count(body, []byte("\n")), response.StatusCode)
 	}
 	if s.logs.FilterMessage("an export ended early").Len() != 1 {

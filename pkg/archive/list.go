@@ -216,11 +216,11 @@ func (r *reader) merge(a, b []key, want int) []key {
 // all walks through every event.
 func (r *reader) all(ctx context.Context, want int) ([]key, error) {
 	c := &clause{}
-	c.and("duplicate_of is null")
-	c.and("received_at is not null")
+	c.and("e.duplicate_of is null")
+	c.and("e.received_at is not null")
 	r.plan.received(c)
 	r.beyond(c, "received_at", "id")
-	found, err := r.query(ctx, `select id, received_at from webhook_events where `+c.String()+
+	found, err := r.query(ctx, `select id, received_at from webhook_events e where `+c.String()+
 		r.order("received_at", "id")+` limit `+c.arg(want), c.args)
 	if err != nil || !r.plan.From.IsZero() && r.plan.From.Unix() > 0 {
 		return found, err
@@ -245,7 +245,7 @@ func (r *reader) conversation(ctx context.Context, want int) ([]key, error) {
 		c.and(at+" < ?", r.plan.To)
 	}
 	r.beyond(c, at, "id")
-	return r.query(ctx, `with found as materialized (select id, `+at+` as at from webhook_events where `+c.String()+`)
+	return r.query(ctx, `with found as materialized (select id, `+at+` as at from webhook_events e where `+c.String()+`)
 		select id, at from found`+r.order("at", "id")+` limit `+c.arg(want), c.args)
 }
 
@@ -253,13 +253,13 @@ func (r *reader) conversation(ctx context.Context, want int) ([]key, error) {
 // more; it may find fewer than there are.
 func (r *reader) walk(ctx context.Context, want int) ([]key, error) {
 	c := &clause{}
-	c.and("received_at is not null")
+	c.and("e.received_at is not null")
 	r.plan.received(c)
 	r.beyond(c, "received_at", "id")
 	window := `select id, received_at, duplicate_of, event_type, agent_id, conversation_id, has_audio, analysis_state
-		from webhook_events where ` + c.String() + r.order("received_at", "id") + ` limit ` + c.arg(walked)
+		from webhook_events e where ` + c.String() + r.order("received_at", "id") + ` limit ` + c.arg(walked)
 	wanted := r.plan.events(c.args...)
-	return r.query(ctx, `select id, received_at from (`+window+`) walked where `+wanted.String()+
+	return r.query(ctx, `select id, received_at from (`+window+`) e where `+wanted.String()+
 		r.order("received_at", "id")+` limit `+wanted.arg(want), wanted.args)
 }
 
@@ -410,12 +410,12 @@ func (p *plan) ofQuality(quality int) *plan {
 func (r *reader) total(ctx context.Context) (Total, error) {
 	if !r.plan.narrow {
 		c := &clause{}
-		c.and("duplicate_of is null")
+		c.and("e.duplicate_of is null")
 		r.plan.received(c)
-		return r.count(ctx, "webhook_events", c)
+		return r.count(ctx, "webhook_events e", c)
 	}
 	if r.plan.ConversationID != "" && !r.plan.settled {
-		return r.count(ctx, "webhook_events", r.plan.events())
+		return r.count(ctx, "webhook_events e", r.plan.events())
 	}
 	if err := r.scanByIndex(ctx, false); err != nil {
 		return Total{}, err
