@@ -321,7 +321,7 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 	if err := r.scanByIndex(ctx, false); err != nil {
 		return nil, err
 	}
-	parts := []step{{from: day(first), to: day(last)}}
+	parts := []step{{from: day(first), to: day(last), facets: r.plan.span()}}
 	few, err := r.few(ctx)
 	if err != nil {
 		return nil, err
@@ -425,7 +425,7 @@ func (r *reader) total(ctx context.Context) (Total, error) {
 		total.Exact = true
 	} else {
 		var err error
-		if total, err = r.count(ctx, "calls", r.plan.calls()); err != nil {
+		if total, err = r.count(ctx, "calls", r.plan.calls(r.plan.span()...)); err != nil {
 			return Total{}, err
 		}
 	}
