@@ -103,6 +103,9 @@ type work struct {
 	target string // for the audit log
 	fields url.Values
 	choose Choose
+	// jobs says that what is chosen are ids of jobs, all of which can be acted on,
+	// and not of events.
+	jobs bool
 	// able is the condition on webhook_events e under which one can be acted on.
 	able string
 	// none, if not empty, is said where nothing matches (404).
@@ -276,7 +279,9 @@ func (a *API) estimate(ctx context.Context, who access.Identity, b Bulk, w work,
 		return call.Errorf(call.NotFound, "%s", w.none)
 	}
 	answer.Matched, answer.Exact = seen, chosen.Next == ""
-	err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, chosen.IDs).Scan(&answer.Actionable)
+	if answer.Actionable = seen; !w.jobs {
+		err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, chosen.IDs).Scan(&answer.Actionable)
+	}
 	if err != nil {
 		return fmt.Errorf("counting the events: %w", err)
 	}
@@ -316,6 +321,9 @@ func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, a
 	for _, id := range chosen.IDs {
 		item := BulkItem{EventID: id, Outcome: "queued"}
 		queued, err := w.one(ctx, tx, id)
+		if w.jobs {
+			item.EventID, item.JobID = queued.EventID, id
+		}
 		if e, ok := errors.AsType[*call.Error](err); ok && e.Err == nil {
 			item.Outcome, item.Message = string(e.Code), e.Message
 			answer.Failed++
@@ -342,12 +350,14 @@ func (a *API) choosePlain(ctx context.Context, c Choice) (Chosen, error) {
 	return a.chooseBy(ctx, condition, args, c)
 }
 
+var errCursor = call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
+
 // chooseBy chooses by a condition on webhook_events e, in the order of the ids.
 func (a *API) chooseBy(ctx context.Context, condition string, args []any, c Choice) (chosen Chosen, err error) {
 	after := int64(0)
 	if c.After != "" {
 		if after, err = strconv.ParseInt(c.After, 10, 64); err != nil {
-			return chosen, call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
+			return chosen, errCursor
 		}
 	}
 	n := len(args)
