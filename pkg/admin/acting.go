@@ -31,8 +31,8 @@ type Acting struct {
 	Jobs *queue.Client
 	// MaxAttempts is how often an analysis is tried.
 	MaxAttempts int
-	// Choose finds the events that a filter means; nil for the plain filters.
-	Choose Choose
+	// Match turns a filter into a condition; nil knows the plain fields only.
+	Match Match
 	// RiverUI is served under /riverui; nil for none.
 	RiverUI http.Handler
 	// Home is where somebody gets to who has signed in; empty for /riverui/.

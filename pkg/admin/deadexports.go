@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -90,25 +89,20 @@ func (a *API) retryExports(c echo.Context, r DeadRetry) error {
 	}
 	b := Bulk{All: r.All, DryRun: r.DryRun, Expect: r.Expect, Limit: r.Limit, Cursor: r.Cursor}
 	w := work{target: "dead exports to " + string(to), jobs: true, none: "There are no such dead letters."}
-	w.choose = func(ctx context.Context, choice Choice) (chosen Chosen, err error) {
-		after := int64(0)
-		if choice.After != "" {
-			if after, err = strconv.ParseInt(choice.After, 10, 64); err != nil {
-				return chosen, errCursor
-			}
+	w.choose = func(ctx context.Context, part choice) (chosen, error) {
+		after, err := part.position()
+		if err != nil {
+			return chosen{}, err
 		}
 		list, err := deadExports(ctx, a.Pool, to)
+		var jobs []int64
 		for _, d := range list {
 			if d.JobID > after && (r.Fingerprint == nil || *r.Fingerprint == d.fingerprint()) {
-				chosen.IDs = append(chosen.IDs, d.JobID)
+				jobs = append(jobs, d.JobID)
 			}
 		}
-		slices.Sort(chosen.IDs)
-		if len(chosen.IDs) > choice.Limit {
-			chosen.IDs = chosen.IDs[:choice.Limit]
-			chosen.Next = strconv.FormatInt(chosen.IDs[choice.Limit-1], 10)
-		}
-		return chosen, err
+		slices.Sort(jobs)
+		return part.cut(jobs), err
 	}
 	w.one = a.retryExport
 	return a.bulk(c, b, w)

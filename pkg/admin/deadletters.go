@@ -154,7 +154,7 @@ func (a *API) retryDead(c echo.Context) error {
 	if w.none = "There are no such dead letters."; r.EventID > 0 {
 		w.none = fmt.Sprintf("Event %d is no dead letter.", r.EventID)
 	}
-	w.choose = func(ctx context.Context, c Choice) (Chosen, error) { return a.chooseBy(ctx, condition, args, c) }
+	w.choose = a.by(condition, args)
 	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
 		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: r.Force, RequestID: requestID(c)})
 	}
