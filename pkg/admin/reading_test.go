@@ -367,6 +367,41 @@ func TestParametersAreStrict(t *testing.T) {
 	}
 }
 
+// What is acted on is what is listed.
+func TestMatchEvents(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	id := event(t, pool, payload, result)
+	event(t, pool, payload, "")
+	for query, want := range map[string]int{"": 2, "topic=квартиру": 1, "outcome=callback&state=done": 1, "outcome=перезвонят": 1, "q=номера": 2, "topic=и": 0, "q=-номер": 0, "dateTo=2001-01-01": 0} {
+		fields, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		condition, args, err := admin.MatchEvents(fields)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		rows, err := pool.Query(t.Context(), `select e.id from webhook_events e where `+condition+` order by e.id`, args...)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		got, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(got) != want || want == 1 && got[0] != id {
+			t.Errorf("%s: %v, %v", query, got, err)
+		}
+	}
+	for _, wrong := range []string{"limit=1", "state=x", "state=done&state=dead", "quality=9"} {
+		fields, err := url.ParseQuery(wrong)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if condition, _, err := admin.MatchEvents(fields); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s is taken as %q, %v", wrong, condition, err)
+		}
+	}
+}
+
 // Viewers see no telephone number, wherever it stands; operators do.
 func TestPhonesAreMasked(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -230,6 +231,47 @@ func anyOf[T ~string](p *plan, prefix string, values []T) {
 	}
 	p.any = append(p.any, facets)
 }
+
+// Condition is the filter as a condition on webhook_events e, with its
+// arguments from $1 on: for acting on all that meets it. Words without a stem
+// and searches for what is missing only are met by nothing.
+func (f Filter) Condition() (condition string, args []any, err error) {
+	if err := f.check(); err != nil {
+		return "", nil, err
+	}
+	p := &plan{Filter: f}
+	c := p.events()
+	p.received(c)
+	of := f // what calls alone can tell
+	of.Types, of.AgentIDs, of.ConversationID, of.HasAudio, of.States, of.From, of.To = nil, nil, "", nil, nil, time.Time{}, time.Time{}
+	p = &plan{Filter: of}
+	p.choose(false)
+	inner := p.calls()
+	for _, t := range p.texts() {
+		if t.text != "" {
+			inner.and("cardinality(call_words(?, ?)) > 0", t.prefix, t.text)
+			inner.and("facets @> call_words(?, ?)", t.prefix, t.text)
+		}
+	}
+	if f.Query != "" {
+		inner.and("querytree("+tsquery("?")+") not in ('', 'T')", f.Query)
+	}
+	if len(inner.args) == 0 {
+		return c.String(), c.args, nil
+	}
+	// The inner arguments are numbered on from the outer ones.
+	text := placeholder.ReplaceAllStringFunc(inner.String(), func(s string) string {
+		n, err := strconv.Atoi(s[1:])
+		if err != nil {
+			panic("archive: a placeholder without a number: " + s)
+		}
+		return "$" + strconv.Itoa(n+len(c.args))
+	})
+	c.and("e.id in (select event_id from calls where " + text + ")")
+	return c.String(), append(c.args, inner.args...), nil
+}
+
+var placeholder = regexp.MustCompile(`\$\d+`)
 
 // text is a text of which the words are looked for.
 type text struct{ name, prefix, text string }

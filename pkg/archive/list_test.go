@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"postcall/pkg/archive"
@@ -235,6 +236,25 @@ func TestList(t *testing.T) {
 		}
 	}
 	for _, f := range filters {
+		condition, args, err := f.Condition()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, err := pool.Query(t.Context(), `select e.id from webhook_events e where `+condition+` order by e.received_at desc, e.id desc`, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		met, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []int64
+		for _, m := range expected(list, f, archive.Newest) {
+			all = append(all, m.id)
+		}
+		if !slices.Equal(met, all) {
+			t.Errorf("%+v: the condition %s %v gives %v, want %v", f, condition, args, met, all)
+		}
 		for _, sort := range archive.Sorts() {
 			var want []int64
 			for _, m := range expected(list, f, sort) {
