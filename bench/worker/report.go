@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -50,12 +52,10 @@ func (r *Report) Print(w io.Writer) {
 	}
 }
 
-func rates(list []Drain) (s string) {
+func rates(list []Drain) string {
+	texts := make([]string, len(list))
 	for i, d := range list {
-		if i > 0 {
-			s += " "
-		}
-		s += fmt.Sprintf("%.0f", d.PerSecond)
+		texts[i] = strconv.FormatFloat(d.PerSecond, 'f', 0, 64)
 	}
-	return s
+	return strings.Join(texts, " ")
 }

@@ -51,12 +51,12 @@ func (a *API) events(c echo.Context) error {
 	q := archive.Query{
 		Filter: p.filter(identity(c)),
 		Sort:   archive.Sort(p.text("sort")),
-		Limit:  p.number("limit", 1, archive.MaxLimit, archive.DefaultLimit),
+		Limit:  p.number("limit", archive.MaxLimit, archive.DefaultLimit),
 		After:  archive.Cursor(p.text("cursor")),
 	}
 	var number *int
 	if p.values.Has("page") {
-		number = new(p.number("page", 1, archive.MaxOffset+1, 1))
+		number = new(p.number("page", archive.MaxOffset+1, 1))
 		q.Offset = (*number - 1) * q.Limit
 		if q.After != "" {
 			p.wrong("page and cursor are two ways to say where a page begins: give one")
@@ -144,7 +144,7 @@ type refusal struct {
 // rejections lists the newest deliveries that were refused.
 func (a *API) rejections(c echo.Context) error {
 	p := parametersOf(c, "limit")
-	limit := p.number("limit", 1, archive.MaxLimit, archive.DefaultLimit)
+	limit := p.number("limit", archive.MaxLimit, archive.DefaultLimit)
 	if p.err != nil {
 		return p.err
 	}

@@ -80,15 +80,15 @@ func list[T ~string](p *parameters, name string) []T {
 	return values
 }
 
-// number reads a whole number from least to most; otherwise if it is not given.
-func (p *parameters) number(name string, least, most, otherwise int) int {
+// number reads a whole number from 1 to most; otherwise if it is not given.
+func (p *parameters) number(name string, most, otherwise int) int {
 	text := p.text(name)
 	if text == "" {
 		return otherwise
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		p.wrong("%s must be a whole number from %d to %d", name, least, most)
+	if err != nil || n < 1 || n > most {
+		p.wrong("%s must be a whole number from 1 to %d", name, most)
 	}
 	return n
 }
