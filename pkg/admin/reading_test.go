@@ -32,6 +32,7 @@ import (
 	"postcall/pkg/openapitest"
 	"postcall/pkg/pgtest"
 	"postcall/pkg/problem"
+	"postcall/pkg/queue"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -44,6 +45,7 @@ type server struct {
 	tokens map[access.Role]string
 	client *http.Client
 	logs   *observer.ObservedLogs
+	api    *admin.API
 }
 
 // serve runs the API on a database, nil for none, for so many requests a
@@ -73,8 +75,14 @@ func serve(t *testing.T, pool *pgxpool.Pool, perSecond int) *server {
 		Door: &access.Door{Tokens: tokens, Sessions: sessions, Secure: func(*http.Request) bool { return false }}, Pool: pool, Recordings: recordings{}, Backlog: nothing{},
 		Address:   func(*http.Request) netip.Addr { return netip.MustParseAddr("203.0.113.5") },
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: 60 * perSecond, PerSecond: 1, Burst: 1}),
-		PerSecond: perSecond, Log: log,
+		PerSecond: perSecond, Log: log, Acting: admin.Acting{MaxAttempts: 8},
 	}
+	if pool != nil {
+		if api.Jobs, err = queue.NewInserter(pool, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.api = api
 	s.echo.HTTPErrorHandler = problem.Handler(log)
 	s.echo.Use(middleware.RequestID())
 	api.Register(s.echo)
@@ -152,7 +160,7 @@ const (
 // reading are the operations that this file's tests answer for.
 var reading = []string{
 	"/api/events", "/api/events/{id}", "/api/events/{id}/audio", "/api/events.csv", "/api/events.jsonl",
-	"/api/stats", "/api/rejections", "/api/openapi.yaml",
+	"/api/stats", "/api/rejections", "/api/openapi.yaml", "/api/health/full",
 }
 
 // Every answer that the description has was seen, and was as it says.
@@ -218,6 +226,9 @@ func TestContract(t *testing.T) {
 		want := [2]int{500, 503}
 		if path == "/api/openapi.yaml" { // it stands in the program
 			want = [2]int{200, 200}
+		}
+		if path == "/api/health/full" { // it is what says so
+			want = [2]int{503, 503}
 		}
 		if got := [2]int{broken.status(access.Admin, path), away.status(access.Admin, path)}; got != want {
 			t.Errorf("%s answered %v without tables and without a database, want %v", path, got, want)
