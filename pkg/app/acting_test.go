@@ -107,10 +107,9 @@ func (o *office) do(ctx context.Context, r request) (reply, error) {
 	for name, value := range r.header {
 		req.Header.Set(name, value)
 	}
-	// What is described is held to its description; River UI is not.
-	client := *o.contract.Client(o.post.Client.Transport)
-	if strings.HasPrefix(r.path, "/riverui") {
-		client = *o.post.Client
+	client := *o.post.Client
+	if r.method != http.MethodOptions && (strings.HasPrefix(r.path, "/api/") || strings.HasPrefix(r.path, "/session")) {
+		client = *o.contract.Client(client.Transport) // what is described is held to it
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client.Timeout = 2 * time.Minute
