@@ -23,13 +23,13 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // Ingest and worker in one process each tell Prometheus their own figures.
 func TestMetricsOfBoth(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir, database := t.TempDir(), pgtest.URL(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	start := func(address string) (*standalone.Installation, error) {
 		return standalone.Start(ctx, standalone.Options{
 			Env: config.Map(map[string]string{
-				"DATABASE_URL": pgtest.URL(t), "WEBHOOK_SECRET": "wsec_standalone", "PORT": "0", "BIND_ADDR": "127.0.0.1", "METRICS_ADDR": address,
+				"DATABASE_URL": database, "WEBHOOK_SECRET": "wsec_standalone", "PORT": "0", "BIND_ADDR": "127.0.0.1", "METRICS_ADDR": address,
 				"SPOOL_PATH": filepath.Join(dir, "events.jsonl"), "AUDIO_URL": filepath.Join(dir, "audio"), "CRM_MD_PATH": filepath.Join(dir, "crm.md"),
 			}, nil),
 			Logger: func(config.Common, string) (*zap.Logger, error) { return zap.NewNop(), nil },
