@@ -87,8 +87,12 @@ func NewSpoken(seed uint64) *Calls {
 }
 
 // whole makes a piece of spoken text one of whole words: what was cut at its
-// ends becomes spaces, so that it keeps its length.
+// ends becomes spaces, so that it keeps its length. Text of one byte a character
+// comes back as it is.
 func whole(text []byte) []byte {
+	if len(text) == 0 || text[0] < utf8.RuneSelf && text[len(text)-1] < utf8.RuneSelf {
+		return text
+	}
 	text = bytes.Clone(text)
 	for i := 0; i < len(text) && text[i] >= utf8.RuneSelf; i++ {
 		text[i] = ' '

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -88,13 +87,12 @@ func masked(c echo.Context) bool { return !identity(c).Role.May(access.Operator)
 
 // event gives one event with all that belongs to it.
 func (a *API) event(c echo.Context) error {
-	p := parametersOf(c)
-	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
-	if err != nil || id < 1 {
-		p.wrong("The id of an event is a number from 1 on.")
+	if err := parametersOf(c).err; err != nil {
+		return err
 	}
-	if p.err != nil {
-		return p.err
+	id, err := eventID(c)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 	defer cancel()

@@ -295,7 +295,7 @@ func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt
 	ctx, cancel := context.WithTimeout(ctx, w.Attempt)
 	defer cancel()
 	// Of the same provider as the job's span: without traces it makes none.
-	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("postcall").Start(ctx,
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(telemetry.Scope).Start(ctx,
 		"export "+string(w.Exporter.Target()), trace.WithSpanKind(trace.SpanKindClient))
 	defer span.End()
 	receipt, err := w.Exporter.Export(ctx, d)
