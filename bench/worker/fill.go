@@ -26,6 +26,7 @@ func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
 		args []any
 	}{
 		{`set synchronous_commit = off`, nil},
+		{`set session_replication_role = replica`, nil}, // the rows of calls are made for all at once, below
 		{rig.OldEventsSQL, []any{calls, 0}},
 		{`insert into analyses (event_id, model, result, created_at, analyzer, prompt_version, trigger, tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, job_id)
 			select id, 'bench', jsonb_build_object('topic', 'Покупка квартиры', 'intent', 'Узнать цену', 'quality', 1 + id % 5, 'outcome_code', 'callback',
@@ -36,6 +37,19 @@ func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
 			from webhook_events`, nil},
 		{`insert into crm_dispatches (event_id, payload, response_text, status, created_at, target, analysis_id, attempt)
 			select event_id, '{}', null, 'delivered', created_at, 'markdown', id, 1 from analyses`, nil},
+		{`set session_replication_role = origin`, nil},
+		{`drop index calls_at`, nil},
+		{`drop index calls_facets`, nil},
+		{`insert into calls (event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
+				cost_usd, duration_s, failure_reason, facets, said)
+			select event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
+				cost_usd, duration_s, failure_reason, facets, said
+			from call_rows`, nil},
+		{`truncate call_days_changed`, nil},
+		{`set maintenance_work_mem = '512MB'`, nil},
+		{`create index calls_at on calls (at, event_id)`, nil},
+		{`create index calls_facets on calls using gin (facets, said) with (fastupdate = on, gin_pending_list_limit = 512)`, nil},
+		{`vacuum (analyze) calls`, nil},
 		{`vacuum (analyze) webhook_events`, nil},
 		{`vacuum (analyze) analyses`, nil},
 		{`vacuum (analyze) crm_dispatches`, nil},

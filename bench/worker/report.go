@@ -47,7 +47,7 @@ func (r *Report) Print(w io.Writer) {
 	_ = t.Flush() // as with every line here, nobody is left to tell
 	for _, m := range r.Measured {
 		for _, d := range m.Drains {
-			fmt.Fprintf(w, "with %d before: %d analysed in %.1f s, in crm.md after %.1f s\n", m.Archive, d.Jobs, float64(d.Jobs)/d.PerSecond, d.Exported)
+			fmt.Fprintf(w, "with %d before: %d analysed in %.1f s, in crm.md after %.1f s, all findable after %.1f s\n", m.Archive, d.Jobs, float64(d.Jobs)/d.PerSecond, d.Exported, d.Indexed)
 		}
 	}
 }

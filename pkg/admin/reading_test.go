@@ -27,6 +27,7 @@ import (
 
 	"postcall/pkg/access"
 	"postcall/pkg/admin"
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/gate"
 	"postcall/pkg/openapitest"
@@ -141,6 +142,9 @@ func event(t *testing.T, pool *pgxpool.Pool, payload, result string) (id int64) 
 		values ('post_call_transcription', 1795000110, 'agent_1', 'conv_1', true, $1, gen_random_uuid()::text, 'done', now()) returning id`, payload).Scan(&id)
 	if err == nil && result != "" {
 		_, err = pool.Exec(t.Context(), `insert into analyses (event_id, model, analyzer, result, cost_usd) values ($1, 'gpt-test', 'openai', $2, 0.5)`, id, result)
+	}
+	if err == nil {
+		_, err = archive.Index(t.Context(), pool)
 	}
 	if err != nil {
 		t.Fatal(err)

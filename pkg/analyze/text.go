@@ -56,13 +56,28 @@ func Shorten(s string, limit int) string {
 // them and one at each end: punctuation, quotes and case are how two
 // transcriptions of one sentence differ.
 func words(s string) string {
-	fields := strings.FieldsFunc(strings.ToLower(s), func(r rune) bool {
-		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r)
-	})
-	if len(fields) == 0 {
+	var b strings.Builder
+	b.Grow(len(s) + 2)
+	within := false
+	for _, r := range s {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) {
+			within = false
+			continue
+		}
+		if !within {
+			b.WriteByte(' ')
+			within = true
+		}
+		if r = unicode.ToLower(r); r == 'ё' {
+			r = 'е'
+		}
+		b.WriteRune(r)
+	}
+	if b.Len() == 0 {
 		return ""
 	}
-	return strings.ReplaceAll(" "+strings.Join(fields, " ")+" ", "ё", "е")
+	b.WriteByte(' ')
+	return b.String()
 }
 
 func digits(s string) string {

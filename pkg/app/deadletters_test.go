@@ -157,6 +157,7 @@ func TestBulk(t *testing.T) {
 	if want := fmt.Sprint(append(ids, audio)); fmt.Sprint(seen) != want {
 		t.Errorf("part by part %v, want %s", seen, want)
 	}
+	o.wait("0", `select count(*) from calls_due`)
 	for filter, want := range map[string]float64{
 		`{"conversationId": "conv_bulk_0"}`:                                                2,
 		`{"type": "post_call_transcription", "state": "done"}`:                             5,

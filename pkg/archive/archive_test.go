@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"postcall/pkg/archive"
 	"postcall/pkg/call"
@@ -130,6 +131,93 @@ func TestCallsFollow(t *testing.T) {
 	}
 }
 
+// What is not indexed yet is missing from no list of events and from no figure;
+// by what its analysis says, it is found once it is.
+func TestDue(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	list := fill(t, pool, 600)
+	now := time.Now()
+	for _, indexed := range []bool{false, true} {
+		if indexed {
+			if n, since, err := archive.Due(t.Context(), pool); err != nil || n == 0 || since.After(now) {
+				t.Errorf("%d are due since %v, %v", n, since, err)
+			}
+			index(t, pool)
+		}
+		for _, f := range []archive.Filter{
+			{}, {AgentIDs: []string{"agent_1"}}, {Types: []call.EventType{call.TypeTranscription}, States: []call.State{call.StateDone}},
+			{AgentIDs: []string{"agent_0", "agent_1"}, States: []call.State{call.StateDone, call.StateRunning, call.StateQueued}}, {HasAudio: new(true)},
+		} {
+			want := expected(list, f, archive.Newest)
+			var got []int64
+			err := archive.Each(t.Context(), pool, f, archive.Newest, time.Minute, func(i archive.Item) error {
+				got = append(got, i.ID)
+				return nil
+			})
+			if err != nil || len(got) != len(want) || !slices.EqualFunc(got, want, func(id int64, m made) bool { return id == m.id }) {
+				t.Errorf("indexed %t: %+v gives %d events of %d, %v", indexed, f, len(got), len(want), err)
+			}
+			page, err := archive.List(t.Context(), pool, archive.Query{Filter: f, Limit: 10})
+			if err != nil || page.Total.Exact && page.Total.Count != int64(len(want)) {
+				t.Errorf("indexed %t: %+v counts %+v of %d, %v", indexed, f, page.Total, len(want), err)
+			}
+		}
+		best, err := archive.List(t.Context(), pool, archive.Query{Filter: archive.Filter{Qualities: []int{5}}})
+		if err != nil || len(best.Items) > 0 != indexed {
+			t.Errorf("indexed %t: %d calls of the best, %v", indexed, len(best.Items), err)
+		}
+	}
+	if n, _, err := archive.Due(t.Context(), pool); err != nil || n != 0 {
+		t.Errorf("%d are due, %v", n, err)
+	}
+}
+
+// Of several who index at once, one does; whoever changes calls meanwhile holds
+// nobody up and loses nothing.
+func TestIndexers(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	list := fill(t, pool, 300)
+	held, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // it has ended unless the test failed
+	i := slices.IndexFunc(list, func(m made) bool { return m.result != nil && m.state == call.StateDone && m.result.Quality != nil })
+	if _, err := held.Exec(t.Context(), `update webhook_events set analysis_state = 'dead' where id = $1`, list[i].id); err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for range 4 {
+		g.Go(func() error {
+			_, err := archive.Index(t.Context(), pool)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	index(t, pool)
+	if n, _, err := archive.Due(t.Context(), pool); err != nil || n == 0 || n > 3 {
+		t.Errorf("%d are due beside the one that is held, %v", n, err)
+	}
+	if err := held.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	index(t, pool)
+	list[i].state = call.StateDead
+	for _, f := range []archive.Filter{{States: []call.State{call.StateDead}}, {Qualities: []int{*list[i].result.Quality}}} {
+		var want []int64
+		for _, m := range expected(list, f, archive.Newest) {
+			want = append(want, m.id)
+		}
+		if got := matching(t, pool, f); !slices.Equal(got, want) {
+			t.Errorf("%+v gives %v, want %v", f, got, want)
+		}
+	}
+}
+
 // No transcript is too much for the row of calls: an analysis that was paid for
 // is stored.
 func TestHostileTranscripts(t *testing.T) {
@@ -164,6 +252,7 @@ func TestCursorsAreStable(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	list := fill(t, pool, 60)
+	index(t, pool)
 	for _, f := range []archive.Filter{{}, {AgentIDs: []string{"agent_1"}}, {Qualities: []int{1, 2, 3, 4, 5}}} {
 		var want []int64
 		for _, m := range expected(list, f, archive.Newest) {
@@ -235,6 +324,7 @@ func TestEach(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	list := fill(t, pool, 1200)
+	index(t, pool)
 	for _, q := range []archive.Query{{}, {Sort: archive.Oldest}, {Sort: archive.Best}, {Filter: archive.Filter{AgentIDs: []string{"agent_1"}}}} {
 		if q.Sort == "" {
 			q.Sort = archive.Newest

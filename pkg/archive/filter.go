@@ -259,16 +259,22 @@ func (f Filter) Condition() (condition string, args []any, err error) {
 	if len(inner.args) == 0 {
 		return c.String(), c.args, nil
 	}
-	// The inner arguments are numbered on from the outer ones.
-	text := placeholder.ReplaceAllStringFunc(inner.String(), func(s string) string {
+	c.and("e.id in (select event_id from calls where " + c.nested(inner) + ")")
+	return c.String(), c.args, nil
+}
+
+// nested is another clause as a part of this one, with its arguments behind
+// those of this one.
+func (c *clause) nested(inner *clause) string {
+	before := len(c.args)
+	c.args = append(c.args, inner.args...)
+	return placeholder.ReplaceAllStringFunc(inner.String(), func(s string) string {
 		n, err := strconv.Atoi(s[1:])
 		if err != nil {
 			panic("archive: a placeholder without a number: " + s)
 		}
-		return "$" + strconv.Itoa(n+len(c.args))
+		return "$" + strconv.Itoa(n+before)
 	})
-	c.and("e.id in (select event_id from calls where " + text + ")")
-	return c.String(), append(c.args, inner.args...), nil
 }
 
 var placeholder = regexp.MustCompile(`\$\d+`)
@@ -448,5 +454,19 @@ func (p *plan) received(c *clause) {
 	}
 	if !p.To.IsZero() {
 		c.and("e.received_at < ?", p.To)
+	}
+}
+
+// listedAt is when lists say that an event e was received: those that the Node
+// service left without a time are the oldest.
+const listedAt = "coalesce(e.received_at, 'epoch')"
+
+// listed bounds when events were received, as lists say.
+func (p *plan) listed(c *clause) {
+	if !p.From.IsZero() {
+		c.and(listedAt+" >= ?", p.From)
+	}
+	if !p.To.IsZero() {
+		c.and(listedAt+" < ?", p.To)
 	}
 }

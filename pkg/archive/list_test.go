@@ -159,9 +159,18 @@ func (m *made) meets(f archive.Filter) bool {
 	)
 }
 
+// index brings the index up to date, as workers do.
+func index(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	if _, err := archive.Index(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // walk reads a list to its end, page by page.
 func walk(t *testing.T, pool *pgxpool.Pool, q archive.Query) (ids []int64, total archive.Total) {
 	t.Helper()
+	index(t, pool)
 	for {
 		page, err := archive.List(t.Context(), pool, q)
 		if err != nil {
