@@ -48,7 +48,7 @@ func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
 		{`truncate call_days_changed`, nil},
 		{`set maintenance_work_mem = '512MB'`, nil},
 		{`create index calls_at on calls (at, event_id)`, nil},
-		{`create index calls_facets on calls using gin (facets, said) with (fastupdate = on, gin_pending_list_limit = 512)`, nil},
+		{`create index calls_facets on calls using gin (facets, said) with (fastupdate = on, gin_pending_list_limit = 1024)`, nil},
 		{`vacuum (analyze) calls`, nil},
 		{`vacuum (analyze) webhook_events`, nil},
 		{`vacuum (analyze) analyses`, nil},

@@ -16,7 +16,7 @@ create table calls_due (
 -- A batch's entries go to the index together: those of a word that many calls
 -- share, as one. The list of entries that wait, which every search reads, is
 -- kept short.
-alter index calls_facets set (fastupdate = on, gin_pending_list_limit = 512);
+alter index calls_facets set (fastupdate = on, gin_pending_list_limit = 1024);
 
 -- list_call brings an event's row up to date, but for what it is found by.
 -- +goose StatementBegin

@@ -60,16 +60,19 @@ func words(s string) string {
 	b.Grow(len(s) + 2)
 	within := false
 	for _, r := range s {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) {
+		switch {
+		case 'а' <= r && r <= 'я' || 'a' <= r && r <= 'z': // most are
+		case unicode.IsLetter(r), unicode.IsDigit(r), unicode.IsMark(r):
+			if r = unicode.ToLower(r); r == 'ё' {
+				r = 'е'
+			}
+		default:
 			within = false
 			continue
 		}
 		if !within {
 			b.WriteByte(' ')
 			within = true
-		}
-		if r = unicode.ToLower(r); r == 'ё' {
-			r = 'е'
 		}
 		b.WriteRune(r)
 	}
