@@ -165,6 +165,21 @@ func TestNodeServiceMigratesInPlace(t *testing.T) {
 		t.Errorf("rows without any id: %+v", got[6:])
 	}
 
+	// What lists read is made of the old rows: of each event once, with the
+	// newest analysis that is one.
+	listed := rowsAsText(t, pool, "calls join (select event_id as id from calls) rows on rows.id = event_id", "event_id, at, state, quality, topic")
+	if want := []string{
+		"(10,\"2025-02-14 12:48:17+00\",done,4,Квартира)", "(13,\"2025-02-14 12:48:21+00\",none,,)",
+		"(14,\"2025-02-15 06:13:20+00\",none,,)", "(16,\"2025-02-15 06:13:22+00\",none,,)",
+		"(18,\"2025-02-15 06:13:24+00\",none,,)", "(19,\"2025-02-15 06:13:25+00\",none,,)",
+	}; !slices.Equal(listed, want) {
+		t.Errorf("listed are\n%v, want\n%v", listed, want)
+	}
+	found := rowsAsText(t, pool, "(select event_id as id from calls where said @@ to_tsquery('russian', 'клиентом') or said @@ to_tsquery('russian', 'ольге')) found", "id")
+	if !slices.Equal(found, []string{"(10)", "(14)"}) {
+		t.Errorf("found by words: %v", found)
+	}
+
 	// The new key stands.
 	_, err = pool.Exec(t.Context(), `insert into webhook_events (event_type, event_timestamp, payload, dedup_key)
 		values ('post_call_transcription', 1, '{}', 'id:evt_secret_rotate')`)
@@ -226,4 +241,55 @@ func deref(p *int64) int64 {
 		return 0
 	}
 	return *p
+}
+
+// A service that runs as another role than the one that migrates keeps no right
+// to change the audit log, and forgets old entries by the one function only.
+func TestAuditLogRights(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Empty(t)
+	ctx := t.Context()
+	if _, err := db.UpTo(ctx, pool, 5); err != nil {
+		t.Fatal(err)
+	}
+	name := "service_" + pool.Config().ConnConfig.Database
+	role := pgx.Identifier{name}.Sanitize()
+	if _, err := pool.Exec(ctx, `create role `+role); err != nil {
+		t.Skipf("this database's user may not make roles: %v", err)
+	}
+	t.Cleanup(func() {
+		for _, sql := range []string{`drop owned by ` + role, `drop role ` + role} {
+			if _, err := pool.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	exec(t, pool, `grant all on audit_log to `+role)
+	if err := db.Up(ctx, pool); err != nil {
+		t.Fatal(err)
+	}
+	for right, want := range map[string]bool{"select": true, "insert": true, "update": false, "delete": false, "truncate": false} {
+		var has bool
+		if err := pool.QueryRow(ctx, `select has_table_privilege($1, 'audit_log', $2)`, name, right).Scan(&has); err != nil || has != want {
+			t.Errorf("%s: %t, %v", right, has, err)
+		}
+	}
+	exec(t, pool, `insert into audit_log (at, actor, role, action, outcome) select now() - n * interval '40 days', 'x', 'x', 'x', 'x' from generate_series(0, 2) n`)
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local role `+role); err != nil {
+			return err
+		}
+		var forgotten, left int
+		err := tx.QueryRow(ctx, `select audit_log_forget('60 days')`).Scan(&forgotten)
+		if err == nil {
+			err = tx.QueryRow(ctx, `select count(*) from audit_log`).Scan(&left)
+		}
+		if forgotten != 1 || left != 2 {
+			t.Errorf("%d forgotten, %d left", forgotten, left)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -113,7 +114,7 @@ func (b *bench) run(ctx context.Context) error {
 			late = append(late, q.name)
 		}
 	}
-	if b.options.export {
+	if b.whole {
 		if err := b.all(ctx); err != nil {
 			return err
 		}
@@ -279,7 +280,7 @@ func (b *bench) questions(ctx context.Context) ([]question, error) {
 			if err != nil {
 				return 0, "", err
 			}
-			return len(s.Days), fmt.Sprint(s.Events), nil
+			return len(s.Days), strconv.FormatInt(s.Events, 10), nil
 		}})
 	}
 	list = append(list, question{"figures of 730 days, an agent's", func(ctx context.Context) (int, string, error) {
@@ -287,7 +288,7 @@ func (b *bench) questions(ctx context.Context) ([]question, error) {
 		if err != nil {
 			return 0, "", err
 		}
-		return len(s.Days), fmt.Sprint(s.Events), nil
+		return len(s.Days), strconv.FormatInt(s.Events, 10), nil
 	}}, question{"rejections", func(ctx context.Context) (int, string, error) {
 		l, err := postgres.RecentRejections(ctx, b.pool, 100)
 		return len(l), "", err
@@ -300,7 +301,7 @@ func (b *bench) page(ctx context.Context, q archive.Query) (int, string, error) 
 	if err != nil {
 		return 0, "", err
 	}
-	total := fmt.Sprint(page.Total.Count)
+	total := strconv.FormatInt(page.Total.Count, 10)
 	if !page.Total.Exact {
 		total = "~" + total
 	}

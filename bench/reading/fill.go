@@ -88,7 +88,7 @@ func fill(ctx context.Context, pool *pgxpool.Pool, events int, progress func(str
 	for _, statement := range []string{
 		`set maintenance_work_mem = '512MB'`,
 		`alter table calls add primary key (event_id)`, `create index calls_at on calls (at, event_id)`,
-		`create index calls_facets on calls using gin (facets, said) with (fastupdate = off)`,
+		`create index calls_facets on calls using gin (facets, said) with (fastupdate = on, gin_pending_list_limit = 1024)`,
 		`truncate call_days_changed`,
 		`insert into call_days (fact, agent, value, day, events, amount)
 			select fact, agent, value, day, events, amount from call_facts('-infinity', date_trunc('day', now(), 'UTC'))`,

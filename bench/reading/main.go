@@ -30,7 +30,7 @@ type options struct {
 	explain  string
 	jsonPath string
 	limit    time.Duration
-	export   bool
+	whole    bool
 }
 
 // bound is what every list, filter, search and count must answer within, at
@@ -68,7 +68,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.explain, "explain", "", "write each query's statements with EXPLAIN (ANALYZE, BUFFERS) to this file")
 	f.StringVar(&o.jsonPath, "json", "", "write the figures to this file")
 	f.DurationVar(&o.limit, "limit", time.Hour, "the longest that a run may take")
-	f.BoolVar(&o.export, "export", true, "export all of it too")
+	f.BoolVar(&o.whole, "export", true, "export all of it too")
 	return c
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"postcall/bench/rig"
 )
 
 // fill makes calls that were analysed and handed on. Their payloads are small:
@@ -24,14 +26,8 @@ func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
 		args []any
 	}{
 		{`set synchronous_commit = off`, nil},
-		{`insert into webhook_events (
-				event_type, event_timestamp, agent_id, conversation_id, status, has_audio, payload, dedup_key, request_id,
-				analysis_state, processed, processed_at, received_at, last_delivered_at)
-			select 'post_call_transcription', 1700000000 + n, 'agent_' || n % 10, 'conv_' || md5(n::text), 'done', true,
-				jsonb_build_object('type', 'post_call_transcription', 'data', jsonb_build_object('conversation_id', 'conv_' || md5(n::text))),
-				'call:post_call_transcription:conv_' || md5(n::text) || ':' || 1700000000 + n, md5('request' || n),
-				'done', true, at, at, at
-			from (select n, now() - interval '1 second' * ($1 - n) as at from generate_series(1, $1::int) n) made`, []any{calls}},
+		{`set session_replication_role = replica`, nil}, // the rows of calls are made for all at once, below
+		{rig.OldEventsSQL, []any{calls, 0}},
 		{`insert into analyses (event_id, model, result, created_at, analyzer, prompt_version, trigger, tokens_in, tokens_cached, tokens_out, cost_usd, duration_ms, job_id)
 			select id, 'bench', jsonb_build_object('topic', 'Покупка квартиры', 'intent', 'Узнать цену', 'quality', 1 + id % 5, 'outcome_code', 'callback',
 				'outcome', 'Договорились о звонке', 'sentiment', 'neutral', 'summary_ru', 'Клиент спросил о квартире номер ' || id || '.',
@@ -41,6 +37,19 @@ func fill(ctx context.Context, pool *pgxpool.Pool, calls int) error {
 			from webhook_events`, nil},
 		{`insert into crm_dispatches (event_id, payload, response_text, status, created_at, target, analysis_id, attempt)
 			select event_id, '{}', null, 'delivered', created_at, 'markdown', id, 1 from analyses`, nil},
+		{`set session_replication_role = origin`, nil},
+		{`drop index calls_at`, nil},
+		{`drop index calls_facets`, nil},
+		{`insert into calls (event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
+				cost_usd, duration_s, failure_reason, facets, said)
+			select event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
+				cost_usd, duration_s, failure_reason, facets, said
+			from call_rows`, nil},
+		{`truncate call_days_changed`, nil},
+		{`set maintenance_work_mem = '512MB'`, nil},
+		{`create index calls_at on calls (at, event_id)`, nil},
+		{`create index calls_facets on calls using gin (facets, said) with (fastupdate = on, gin_pending_list_limit = 1024)`, nil},
+		{`vacuum (analyze) calls`, nil},
 		{`vacuum (analyze) webhook_events`, nil},
 		{`vacuum (analyze) analyses`, nil},
 		{`vacuum (analyze) crm_dispatches`, nil},

@@ -20,6 +20,7 @@ import (
 
 	"postcall/bench/rig"
 	"postcall/pkg/app"
+	"postcall/pkg/archive"
 	"postcall/pkg/config"
 	"postcall/pkg/queue"
 	"postcall/pkg/work"
@@ -63,6 +64,8 @@ type Drain struct {
 	// Exported is when the last result was in crm.md, in seconds from the start;
 	// 0 for jobs that do nothing.
 	Exported float64 `json:"exported_s,omitempty"`
+	// Indexed is when lists and searches found the last result.
+	Indexed float64 `json:"indexed_s,omitempty"`
 }
 
 const (
@@ -336,6 +339,10 @@ func (h *house) drain(ctx context.Context) (d Drain, err error) {
 			return err
 		}
 		d.Exported = time.Since(began).Seconds()
+		if err := h.indexed(ctx); err != nil {
+			return err
+		}
+		d.Indexed = time.Since(began).Seconds()
 		return nil
 	})
 	if err != nil {
@@ -357,6 +364,23 @@ func (h *house) drain(ctx context.Context) (d Drain, err error) {
 		return d, fmt.Errorf("%d of %d calls were not analysed and handed on exactly once", wrong, h.backlog)
 	}
 	return d, nil
+}
+
+// indexed waits until no call is due to be indexed.
+func (h *house) indexed(ctx context.Context) error {
+	for {
+		switch due, _, err := archive.Due(ctx, h.pool); {
+		case err != nil:
+			return err
+		case due == 0:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("calls are still due to be indexed: %w", context.Cause(ctx))
+		case <-time.After(lookEvery):
+		}
+	}
 }
 
 // nothing is a job that does nothing.

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -45,17 +47,15 @@ func (r *Report) Print(w io.Writer) {
 	_ = t.Flush() // as with every line here, nobody is left to tell
 	for _, m := range r.Measured {
 		for _, d := range m.Drains {
-			fmt.Fprintf(w, "with %d before: %d analysed in %.1f s, in crm.md after %.1f s\n", m.Archive, d.Jobs, float64(d.Jobs)/d.PerSecond, d.Exported)
+			fmt.Fprintf(w, "with %d before: %d analysed in %.1f s, in crm.md after %.1f s, all findable after %.1f s\n", m.Archive, d.Jobs, float64(d.Jobs)/d.PerSecond, d.Exported, d.Indexed)
 		}
 	}
 }
 
-func rates(list []Drain) (s string) {
+func rates(list []Drain) string {
+	texts := make([]string, len(list))
 	for i, d := range list {
-		if i > 0 {
-			s += " "
-		}
-		s += fmt.Sprintf("%.0f", d.PerSecond)
+		texts[i] = strconv.FormatFloat(d.PerSecond, 'f', 0, 64)
 	}
-	return s
+	return strings.Join(texts, " ")
 }

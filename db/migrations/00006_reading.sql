@@ -144,19 +144,23 @@ cross join lateral (
 ) r
 where e.duplicate_of is null;
 
--- list_call brings an event's row up to date.
-create function list_call(id bigint) returns void language sql as $$
-insert into calls (event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
+-- list_call brings an event's row up to date. It is planned once a connection.
+-- +goose StatementBegin
+create function list_call(id bigint) returns void language plpgsql as $$
+begin
+insert into calls as c (event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
     cost_usd, duration_s, failure_reason, facets, said)
 select event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
     cost_usd, duration_s, failure_reason, facets, said
-from call_rows where event_id = $1
+from call_rows r where r.event_id = $1
 on conflict (event_id) do update set
     at = excluded.at, state = excluded.state, event_type = excluded.event_type, agent_id = excluded.agent_id,
     analysis_id = excluded.analysis_id, quality = excluded.quality, outcome_code = excluded.outcome_code,
     sentiment = excluded.sentiment, topic = excluded.topic, cost_usd = excluded.cost_usd, duration_s = excluded.duration_s,
-    failure_reason = excluded.failure_reason, facets = excluded.facets, said = excluded.said
+    failure_reason = excluded.failure_reason, facets = excluded.facets, said = excluded.said;
+end
 $$;
+-- +goose StatementEnd
 
 insert into calls (event_id, at, state, event_type, agent_id, analysis_id, quality, outcome_code, sentiment, topic,
     cost_usd, duration_s, failure_reason, facets, said)

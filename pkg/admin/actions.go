@@ -132,12 +132,16 @@ func (a *API) resendOne(ctx context.Context, tx pgx.Tx, id int64, to call.Target
 	return Queued{EventID: id, Target: to, JobID: job}, nil
 }
 
+func targets() []call.Target {
+	return []call.Target{call.TargetBPMSoft, call.TargetMarkdown, call.TargetWebhook}
+}
+
 // target checks a target's name; empty stands for BPMSoft.
 func target(to call.Target) (call.Target, error) {
 	if to == "" {
 		return call.TargetBPMSoft, nil
 	}
-	if known := []call.Target{call.TargetBPMSoft, call.TargetMarkdown, call.TargetWebhook}; !slices.Contains(known, to) {
+	if !slices.Contains(targets(), to) {
 		return "", call.Errorf(call.Invalid, "target is one of bpmsoft, markdown, webhook, not %.40q.", to)
 	}
 	return to, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -151,9 +150,9 @@ func visitor(c echo.Context) access.Visitor {
 // event itself, else the newest that came for the same conversation. ?kind=
 // chooses another than full_audio.
 func (a *API) audio(c echo.Context) error {
-	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
+	id, err := eventID(c)
 	if err != nil {
-		return call.Errorf(call.Invalid, "The id of an event is a number.")
+		return err
 	}
 	kind := c.QueryParam("kind")
 	if kind == "" {

@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
-	"postcall/pkg/access"
-	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 )
@@ -23,32 +20,23 @@ import (
 const (
 	defaultBatch = 100
 	maxBatch     = 500
-	// maxCounted is where a dry run stops counting one by one.
-	maxCounted = 10_000
+	// maxCounted is where counting stops.
+	maxCounted = 100_000
 	// costSample is how many of the newest analyses the average cost is of.
 	costSample = 1000
 )
 
-// Choice says which events are meant.
-type Choice struct {
-	// Fields are those of the query of GET /api/events; none mean every event.
-	Fields url.Values
-	Who    access.Identity
-	After  string // Chosen.Next of the part before
-	Limit  int    // at most this many, or fewer
+// choice asks for a part of what is meant.
+type choice struct {
+	after string // chosen.next of the part before
+	limit int    // at most this many
 }
 
-// Chosen is a part of the events that are meant.
-type Chosen struct {
-	IDs  []int64
-	Next string // empty at the end
-	// Matched is how many are meant in all, where that was not counted an estimate.
-	Matched int64
+// chosen is a part of what is meant, in the order of the ids.
+type chosen struct {
+	ids  []int64
+	next string // empty at the end
 }
-
-// Choose finds the events that are meant, the oldest first. A field or value
-// that is not understood is Invalid.
-type Choose func(ctx context.Context, c Choice) (Chosen, error)
 
 // Bulk is a request to act on many events. Nothing happens unless DryRun is
 // false, said in so many words.
@@ -71,11 +59,11 @@ type Bulk struct {
 // BulkAnswer says what would happen or what happened.
 type BulkAnswer struct {
 	DryRun bool `json:"dry_run"`
-	// Matched is how many events are meant from the cursor on; above 10 000 it is
-	// an estimate (not Exact).
+	// Matched is how many events are meant from the cursor on, counted up to
+	// 100 000; unless Exact, there are more.
 	Matched int64 `json:"matched"`
 	Exact   bool  `json:"exact"`
-	// Actionable are those of them that can be acted on; estimated alike.
+	// Actionable are those of them that can be acted on.
 	Actionable int64 `json:"actionable"`
 	// EstimatedCostUSD is what the actionable ones will cost by the average of
 	// the newest analyses; null where nothing is known of costs.
@@ -101,8 +89,10 @@ type BulkItem struct {
 // work is an act on many events.
 type work struct {
 	target string // for the audit log
-	fields url.Values
-	choose Choose
+	choose func(context.Context, choice) (chosen, error)
+	// jobs says that what is chosen are ids of jobs, all of which can be acted on,
+	// and not of events.
+	jobs bool
 	// able is the condition on webhook_events e under which one can be acted on.
 	able string
 	// none, if not empty, is said where nothing matches (404).
@@ -163,7 +153,11 @@ func (a *API) chosen(b Bulk) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
-	return work{target: "events by filter", fields: fields, choose: a.choose}, nil
+	condition, args, err := MatchEvents(fields)
+	if err != nil {
+		return work{}, err
+	}
+	return work{target: "events by filter", choose: a.by(condition, args)}, nil
 }
 
 // formed writes a filter as a query would have it.
@@ -220,12 +214,11 @@ func (a *API) actOnMany(c echo.Context, b Bulk, w work) (answer BulkAnswer, err 
 	detail := entry(c).detail
 	detail["filter"], detail["all"], detail["cursor"], detail["limit"], detail["force"] = impersonal(b.Filter), b.All, clipped(b.Cursor), b.Limit, b.Force
 	dry := b.DryRun == nil || *b.DryRun
-	who := identity(c)
 	if dry {
 		ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 		defer cancel()
 		answer = BulkAnswer{DryRun: true, Results: []BulkItem{}}
-		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
+		if err := a.estimate(ctx, b, w, &answer); err != nil {
 			return answer, unavailable(err)
 		}
 		// It has changed nothing, which is no act to be recorded.
@@ -240,49 +233,34 @@ func (a *API) actOnMany(c echo.Context, b Bulk, w work) (answer BulkAnswer, err 
 	}
 	return act(a, c, w.target, func(ctx context.Context, tx pgx.Tx) (BulkAnswer, error) {
 		answer := BulkAnswer{Results: []BulkItem{}}
-		if err := a.estimate(ctx, who, b, w, &answer); err != nil {
+		if err := a.estimate(ctx, b, w, &answer); err != nil {
 			return answer, err
 		}
 		if b.Expect != nil && *b.Expect != answer.Matched {
 			return answer, call.Errorf(call.Conflict, "%d events match by now, not %d; nothing was done.", answer.Matched, *b.Expect)
 		}
-		err := w.run(ctx, tx, who, b, &answer)
+		err := w.run(ctx, tx, b, &answer)
 		detail["done"], detail["failed"] = answer.Done, answer.Failed
 		return answer, err
 	})
 }
 
-// gather chooses up to most events, part by part.
-func (w work) gather(ctx context.Context, who access.Identity, after string, most int) (Chosen, error) {
-	all := Chosen{Next: after}
-	for first := true; first || all.Next != "" && len(all.IDs) < most; first = false {
-		part, err := w.choose(ctx, Choice{Fields: w.fields, Who: who, After: all.Next, Limit: most - len(all.IDs)})
-		if err != nil {
-			return all, err
-		}
-		all.IDs, all.Next, all.Matched = append(all.IDs, part.IDs...), part.Next, max(all.Matched, part.Matched)
-	}
-	return all, nil
-}
-
 // estimate counts, and says what it will cost.
-func (a *API) estimate(ctx context.Context, who access.Identity, b Bulk, w work, answer *BulkAnswer) error {
-	chosen, err := w.gather(ctx, who, b.Cursor, maxCounted)
+func (a *API) estimate(ctx context.Context, b Bulk, w work, answer *BulkAnswer) error {
+	all, err := w.choose(ctx, choice{after: b.Cursor, limit: maxCounted})
 	if err != nil {
 		return err
 	}
-	seen := int64(len(chosen.IDs))
+	seen := int64(len(all.ids))
 	if seen == 0 && w.none != "" {
 		return call.Errorf(call.NotFound, "%s", w.none)
 	}
-	answer.Matched, answer.Exact = seen, chosen.Next == ""
-	err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, chosen.IDs).Scan(&answer.Actionable)
+	answer.Matched, answer.Exact = seen, all.next == ""
+	if answer.Actionable = seen; !w.jobs {
+		err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, all.ids).Scan(&answer.Actionable)
+	}
 	if err != nil {
 		return fmt.Errorf("counting the events: %w", err)
-	}
-	if !answer.Exact && chosen.Matched > seen {
-		answer.Actionable = int64(float64(answer.Actionable) / float64(seen) * float64(chosen.Matched))
-		answer.Matched = chosen.Matched
 	}
 	if !w.costs {
 		return nil
@@ -304,18 +282,20 @@ func (a *API) estimate(ctx context.Context, who access.Identity, b Bulk, w work,
 // run acts on a batch, in the order of the ids, so that no two acts deadlock.
 // What cannot be done to one event does not concern the others; a fault of the
 // database undoes all.
-func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, answer *BulkAnswer) error {
-	chosen, err := w.gather(ctx, who, b.Cursor, b.Limit)
+func (w work) run(ctx context.Context, tx pgx.Tx, b Bulk, answer *BulkAnswer) error {
+	part, err := w.choose(ctx, choice{after: b.Cursor, limit: b.Limit})
 	if err != nil {
 		return err
 	}
-	if chosen.Next != "" {
-		answer.NextCursor = &chosen.Next
+	if part.next != "" {
+		answer.NextCursor = &part.next
 	}
-	slices.Sort(chosen.IDs)
-	for _, id := range chosen.IDs {
+	for _, id := range part.ids {
 		item := BulkItem{EventID: id, Outcome: "queued"}
 		queued, err := w.one(ctx, tx, id)
+		if w.jobs {
+			item.EventID, item.JobID = queued.EventID, id
+		}
 		if e, ok := errors.AsType[*call.Error](err); ok && e.Err == nil {
 			item.Outcome, item.Message = string(e.Code), e.Message
 			answer.Failed++
@@ -330,49 +310,52 @@ func (w work) run(ctx context.Context, tx pgx.Tx, who access.Identity, b Bulk, a
 	return nil
 }
 
-// choose is a Choose by the filter of GET /api/events.
-func (a *API) choose(ctx context.Context, c Choice) (Chosen, error) {
-	p := readParameters(c.Fields, filterParameters...)
-	filter := p.filter(c.Who)
-	if p.err != nil {
-		return Chosen{}, p.err
-	}
-	page, err := archive.List(ctx, a.Pool, archive.Query{
-		Filter: filter, Sort: archive.Oldest, Limit: min(c.Limit, archive.MaxLimit), After: archive.Cursor(c.After),
-	})
-	if err != nil {
-		return Chosen{}, err
-	}
-	chosen := Chosen{Next: string(page.Next), Matched: page.Total.Count}
-	for _, item := range page.Items {
-		chosen.IDs = append(chosen.IDs, item.ID)
-	}
-	return chosen, nil
-}
+var errCursor = call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
 
-// chooseBy chooses by a condition on webhook_events e, in the order of the ids.
-func (a *API) chooseBy(ctx context.Context, condition string, args []any, c Choice) (chosen Chosen, err error) {
-	after := int64(0)
-	if c.After != "" {
-		if after, err = strconv.ParseInt(c.After, 10, 64); err != nil {
-			return chosen, call.Errorf(call.Invalid, "cursor is the next_cursor of the answer before.")
-		}
+// by chooses events by a condition on webhook_events e.
+func (a *API) by(condition string, args []any) func(context.Context, choice) (chosen, error) {
+	if condition == "" {
+		condition = "true"
 	}
 	n := len(args)
-	rows, err := a.Pool.Query(ctx, fmt.Sprintf(`
+	sql := fmt.Sprintf(`
 		select e.id from webhook_events e
-		where e.duplicate_of is null and e.id > $%d and %s
+		where e.duplicate_of is null and e.id > $%d and (%s)
 		order by e.id
-		limit $%d`, n+1, condition, n+2), append(args[:n:n], after, c.Limit+1)...)
+		limit $%d`, n+1, condition, n+2)
+	return func(ctx context.Context, c choice) (part chosen, err error) {
+		after, err := c.position()
+		if err != nil {
+			return part, err
+		}
+		rows, err := a.Pool.Query(ctx, sql, append(args[:n:n], after, c.limit+1)...)
+		if err != nil {
+			return part, fmt.Errorf("choosing the events: %w", err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return part, fmt.Errorf("choosing the events: %w", err)
+		}
+		return c.cut(ids), nil
+	}
+}
+
+// position is the id behind which the part begins.
+func (c choice) position() (int64, error) {
+	if c.after == "" {
+		return 0, nil
+	}
+	after, err := strconv.ParseInt(c.after, 10, 64)
 	if err != nil {
-		return chosen, fmt.Errorf("choosing the events: %w", err)
+		return 0, errCursor
 	}
-	if chosen.IDs, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
-		return chosen, fmt.Errorf("choosing the events: %w", err)
+	return after, nil
+}
+
+// cut makes a part of the ids that follow, in their order.
+func (c choice) cut(ids []int64) chosen {
+	if len(ids) <= c.limit {
+		return chosen{ids: ids}
 	}
-	if len(chosen.IDs) > c.Limit {
-		chosen.IDs = chosen.IDs[:c.Limit]
-		chosen.Next = strconv.FormatInt(chosen.IDs[c.Limit-1], 10)
-	}
-	return chosen, nil
+	return chosen{ids: ids[:c.limit], next: strconv.FormatInt(ids[c.limit-1], 10)}
 }

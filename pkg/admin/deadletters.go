@@ -16,18 +16,21 @@ import (
 
 // DeadGroup is a group of dead letters that failed alike.
 type DeadGroup struct {
-	Code        call.Code `json:"failure_code"`
-	Fingerprint string    `json:"fingerprint"`
-	Count       int64     `json:"count"`
-	FirstAt     time.Time `json:"first_at"`
-	LastAt      time.Time `json:"last_at"`
+	// Target is empty for analyses; otherwise it is what did not take a result.
+	Target      call.Target `json:"target,omitempty"`
+	Code        call.Code   `json:"failure_code"`
+	Fingerprint string      `json:"fingerprint"`
+	Count       int64       `json:"count"`
+	FirstAt     time.Time   `json:"first_at"`
+	LastAt      time.Time   `json:"last_at"`
 	// Sample is the message of the newest one, SampleEventID which that is.
 	Sample        string `json:"sample"`
 	SampleEventID int64  `json:"sample_event_id"`
 	Advice        string `json:"advice"`
 }
 
-// deadLetters lists the analyses that were given up, grouped by why.
+// deadLetters lists what was given up, grouped by why: analyses, and results
+// that a target did not take.
 func (a *API) deadLetters(c echo.Context) error {
 	groups, total, err := a.DeadLetters(c.Request().Context())
 	if err != nil {
@@ -36,8 +39,8 @@ func (a *API) deadLetters(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]any{"groups": groups, "total": total})
 }
 
-// DeadLetters are the analyses that were given up, grouped by why, and how many
-// the groups hold.
+// DeadLetters are what was given up, grouped by why: analyses, and results that
+// a target did not take; and how many the groups hold.
 func (a *API) DeadLetters(ctx context.Context) (groups []DeadGroup, total int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -49,7 +52,7 @@ func (a *API) DeadLetters(ctx context.Context) (groups []DeadGroup, total int64,
 			where analysis_state = 'dead' and duplicate_of is null
 			group by 1, 2
 		)
-		select g.code, g.fingerprint, g.n, g.first_at, g.last_at, coalesce(e.processor_note, ''), g.sample, ''
+		select '', g.code, g.fingerprint, g.n, g.first_at, g.last_at, coalesce(e.processor_note, ''), g.sample, ''
 		from groups g join webhook_events e on e.id = g.sample
 		order by g.last_at desc, g.fingerprint
 		limit $1`, maxGroups)
@@ -62,7 +65,14 @@ func (a *API) DeadLetters(ctx context.Context) (groups []DeadGroup, total int64,
 	}
 	for i := range groups {
 		groups[i].Advice = advice(groups[i].Code)
-		total += groups[i].Count
+	}
+	exports, err := deadExports(ctx, a.Pool, "")
+	if err != nil {
+		return nil, 0, unavailable(err)
+	}
+	groups = append(groups, groupExports(exports)...)
+	for _, g := range groups {
+		total += g.Count
 	}
 	return groups, total, nil
 }
@@ -93,17 +103,19 @@ func advice(code call.Code) string {
 }
 
 // DeadRetry chooses dead letters: one by EventID, a group by its fingerprint,
+// or All. With a Target they are results that it did not take, a group of them
 // or All.
 type DeadRetry struct {
-	EventID     int64     `json:"event_id"`
-	Fingerprint *string   `json:"fingerprint"`
-	Code        call.Code `json:"failure_code"`
-	All         bool      `json:"all"`
-	DryRun      *bool     `json:"dry_run"`
-	Expect      *int64    `json:"expect"`
-	Limit       int       `json:"limit"`
-	Cursor      string    `json:"cursor"`
-	Force       bool      `json:"force"`
+	Target      call.Target `json:"target"`
+	EventID     int64       `json:"event_id"`
+	Fingerprint *string     `json:"fingerprint"`
+	Code        call.Code   `json:"failure_code"`
+	All         bool        `json:"all"`
+	DryRun      *bool       `json:"dry_run"`
+	Expect      *int64      `json:"expect"`
+	Limit       int         `json:"limit"`
+	Cursor      string      `json:"cursor"`
+	Force       bool        `json:"force"`
 }
 
 // retryDead enqueues dead letters anew. One that is named is retried at once,
@@ -122,6 +134,12 @@ func (a *API) retryDead(c echo.Context) error {
 
 // RetryDead is retryDead for pages.
 func (a *API) RetryDead(c echo.Context, r DeadRetry) (answer BulkAnswer, err error) {
+	if r.Target != "" {
+		if r.EventID > 0 || r.Code != "" || r.All == (r.Fingerprint != nil) {
+			return answer, call.Errorf(call.Invalid, `Of a target's, say which: a group by "fingerprint", or "all": true.`)
+		}
+		return a.retryExports(c, r)
+	}
 	ways := 0
 	w := work{target: "dead letters", able: ableToAnalyse, costs: true}
 	condition, args := "e.analysis_state = 'dead'", []any(nil)
@@ -155,7 +173,7 @@ func (a *API) RetryDead(c echo.Context, r DeadRetry) (answer BulkAnswer, err err
 	if w.none = "There are no such dead letters."; r.EventID > 0 {
 		w.none = fmt.Sprintf("Event %d is no dead letter.", r.EventID)
 	}
-	w.choose = func(ctx context.Context, c Choice) (Chosen, error) { return a.chooseBy(ctx, condition, args, c) }
+	w.choose = a.by(condition, args)
 	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
 		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: r.Force, RequestID: requestID(c)})
 	}

@@ -159,7 +159,7 @@ func (a *API) auditPage(ctx context.Context, p *parameters) (AuditPage, error) {
 	f := access.AuditFilter{
 		Actor: p.text("actor"), Action: p.text("action"), Outcome: access.Outcome(p.text("outcome")),
 		From: p.moment("dateFrom", false), To: p.moment("dateTo", true),
-		Limit: p.number("limit", 1, archive.MaxLimit, archive.DefaultLimit), Before: int64(p.number("cursor", 1, math.MaxInt, 0)),
+		Limit: p.number("limit", archive.MaxLimit, archive.DefaultLimit), Before: int64(p.number("cursor", math.MaxInt, 0)),
 	}
 	if !slices.Contains(append(access.Outcomes(), ""), f.Outcome) {
 		p.wrong("outcome must be one of done, replayed, refused, failed")

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -51,12 +50,12 @@ func (a *API) events(c echo.Context) error {
 	q := archive.Query{
 		Filter: p.filter(identity(c)),
 		Sort:   archive.Sort(p.text("sort")),
-		Limit:  p.number("limit", 1, archive.MaxLimit, archive.DefaultLimit),
+		Limit:  p.number("limit", archive.MaxLimit, archive.DefaultLimit),
 		After:  archive.Cursor(p.text("cursor")),
 	}
 	var number *int
 	if p.values.Has("page") {
-		number = new(p.number("page", 1, archive.MaxOffset+1, 1))
+		number = new(p.number("page", archive.MaxOffset+1, 1))
 		q.Offset = (*number - 1) * q.Limit
 		if q.After != "" {
 			p.wrong("page and cursor are two ways to say where a page begins: give one")
@@ -88,13 +87,12 @@ func masked(c echo.Context) bool { return !identity(c).Role.May(access.Operator)
 
 // event gives one event with all that belongs to it.
 func (a *API) event(c echo.Context) error {
-	p := parametersOf(c)
-	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
-	if err != nil || id < 1 {
-		p.wrong("The id of an event is a number from 1 on.")
+	if err := parametersOf(c).err; err != nil {
+		return err
 	}
-	if p.err != nil {
-		return p.err
+	id, err := eventID(c)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 	defer cancel()
@@ -144,7 +142,7 @@ type refusal struct {
 // rejections lists the newest deliveries that were refused.
 func (a *API) rejections(c echo.Context) error {
 	p := parametersOf(c, "limit")
-	limit := p.number("limit", 1, archive.MaxLimit, archive.DefaultLimit)
+	limit := p.number("limit", archive.MaxLimit, archive.DefaultLimit)
 	if p.err != nil {
 		return p.err
 	}

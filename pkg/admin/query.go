@@ -22,18 +22,25 @@ type parameters struct {
 }
 
 func parametersOf(c echo.Context, allowed ...string) *parameters {
-	values, err := url.ParseQuery(c.Request().URL.RawQuery)
-	if err != nil {
-		p := &parameters{}
+	p := &parameters{}
+	var err error
+	if p.values, err = url.ParseQuery(c.Request().URL.RawQuery); err != nil {
 		p.wrong("the query string cannot be read: a %% must stand before two hexadecimal digits, & between parameters")
 		return p
 	}
-	return readParameters(values, allowed...)
+	p.check(allowed)
+	return p
 }
 
 // readParameters holds values to the names that are allowed.
 func readParameters(values url.Values, allowed ...string) *parameters {
 	p := &parameters{values: values}
+	p.check(allowed)
+	return p
+}
+
+// check refuses what is not allowed or given twice.
+func (p *parameters) check(allowed []string) {
 	for name, values := range p.values {
 		switch {
 		case !slices.Contains(allowed, name) && len(allowed) == 0:
@@ -44,7 +51,6 @@ func readParameters(values url.Values, allowed ...string) *parameters {
 			p.wrong("%s is given %d times; of several values, give a list with commas", name, len(values))
 		}
 	}
-	return p
 }
 
 func (p *parameters) wrong(format string, args ...any) {
@@ -81,15 +87,15 @@ func list[T ~string](p *parameters, name string) []T {
 	return values
 }
 
-// number reads a whole number from least to most; otherwise if it is not given.
-func (p *parameters) number(name string, least, most, otherwise int) int {
+// number reads a whole number from 1 to most; otherwise if it is not given.
+func (p *parameters) number(name string, most, otherwise int) int {
 	text := p.text(name)
 	if text == "" {
 		return otherwise
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		p.wrong("%s must be a whole number from %d to %d", name, least, most)
+	if err != nil || n < 1 || n > most {
+		p.wrong("%s must be a whole number from 1 to %d", name, most)
 	}
 	return n
 }
@@ -170,4 +176,16 @@ func (p *parameters) filter(who access.Identity) archive.Filter {
 		p.err = call.Errorf(call.Forbidden, "Looking for a part of a number takes the role %s or a higher one; a whole number may be looked for.", access.Operator)
 	}
 	return f
+}
+
+// MatchEvents turns the fields of a filter, named and written as in the query
+// of GET /api/events, into a condition on webhook_events e with its arguments
+// from $1 on.
+func MatchEvents(fields url.Values) (condition string, args []any, err error) {
+	p := readParameters(fields, filterParameters...)
+	f := p.filter(access.Identity{Role: access.Operator})
+	if p.err != nil {
+		return "", nil, p.err
+	}
+	return f.Condition()
 }

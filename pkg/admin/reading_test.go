@@ -27,11 +27,13 @@ import (
 
 	"postcall/pkg/access"
 	"postcall/pkg/admin"
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/gate"
 	"postcall/pkg/openapitest"
 	"postcall/pkg/pgtest"
 	"postcall/pkg/problem"
+	"postcall/pkg/queue"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -44,6 +46,7 @@ type server struct {
 	tokens map[access.Role]string
 	client *http.Client
 	logs   *observer.ObservedLogs
+	api    *admin.API
 }
 
 // serve runs the API on a database, nil for none, for so many requests a
@@ -65,12 +68,22 @@ func serve(t *testing.T, pool *pgxpool.Pool, perSecond int) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sessions, err := access.NewSessions(nil, tokens, access.SpentTable{Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
 	api := &admin.API{
-		Door: &access.Door{Tokens: tokens}, Pool: pool, Recordings: recordings{}, Backlog: nothing{},
+		Door: &access.Door{Tokens: tokens, Sessions: sessions, Secure: func(*http.Request) bool { return false }}, Pool: pool, Recordings: recordings{}, Backlog: nothing{},
 		Address:   func(*http.Request) netip.Addr { return netip.MustParseAddr("203.0.113.5") },
 		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: 60 * perSecond, PerSecond: 1, Burst: 1}),
-		PerSecond: perSecond, Log: log,
+		PerSecond: perSecond, Log: log, Acting: admin.Acting{MaxAttempts: 8},
 	}
+	if pool != nil {
+		if api.Jobs, err = queue.NewInserter(pool, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.api = api
 	s.echo.HTTPErrorHandler = problem.Handler(log)
 	s.echo.Use(middleware.RequestID())
 	api.Register(s.echo)
@@ -94,7 +107,7 @@ func (recordings) Serve(w http.ResponseWriter, r *http.Request, key string) erro
 
 type nothing struct{}
 
-func (nothing) Waiting() (int64, time.Duration) { return 0, 0 }
+func (nothing) Waiting() admin.Waiting { return admin.Waiting{} }
 
 // get asks with a role's token, or with none for "".
 func (s *server) get(role access.Role, path string, header ...string) (*http.Response, string) {
@@ -130,6 +143,9 @@ func event(t *testing.T, pool *pgxpool.Pool, payload, result string) (id int64) 
 	if err == nil && result != "" {
 		_, err = pool.Exec(t.Context(), `insert into analyses (event_id, model, analyzer, result, cost_usd) values ($1, 'gpt-test', 'openai', $2, 0.5)`, id, result)
 	}
+	if err == nil {
+		_, err = archive.Index(t.Context(), pool)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +164,7 @@ const (
 // reading are the operations that this file's tests answer for.
 var reading = []string{
 	"/api/events", "/api/events/{id}", "/api/events/{id}/audio", "/api/events.csv", "/api/events.jsonl",
-	"/api/stats", "/api/rejections", "/api/openapi.yaml",
+	"/api/stats", "/api/rejections", "/api/openapi.yaml", "/api/health/full",
 }
 
 // Every answer that the description has was seen, and was as it says.
@@ -188,14 +204,14 @@ func TestContract(t *testing.T) {
 			t.Errorf("%s answered %d, want %d: %.300s", path, response.StatusCode, want, body)
 		}
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != 206 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=0-3"); response.StatusCode != http.StatusPartialContent {
 		t.Errorf("a part of a recording is %d", response.StatusCode)
 	}
-	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != 416 {
+	if response, _ := s.get(access.Viewer, fmt.Sprintf("/api/events/%d/audio", id), "Range", "bytes=900-"); response.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("a part behind a recording's end is %d", response.StatusCode)
 	}
 	for _, path := range []string{"/api/events.csv", "/api/events.jsonl", "/api/events?phone=0002"} {
-		if response, body := s.get(access.Viewer, path); response.StatusCode != 403 {
+		if response, body := s.get(access.Viewer, path); response.StatusCode != http.StatusForbidden {
 			t.Errorf("%s answered a viewer %d: %.300s", path, response.StatusCode, body)
 		}
 	}
@@ -205,7 +221,7 @@ func TestContract(t *testing.T) {
 	}
 	broken, away := checked(pgtest.Empty(t), 1000), checked(nil, 1000)
 	for _, path := range paths {
-		if response, _ := s.get("", path); response.StatusCode != 401 || response.Header.Get("WWW-Authenticate") == "" {
+		if response, _ := s.get("", path); response.StatusCode != http.StatusUnauthorized || response.Header.Get("WWW-Authenticate") == "" {
 			t.Errorf("%s answered nobody %d", path, response.StatusCode)
 		}
 		slow := checked(pool, 1)
@@ -214,6 +230,9 @@ func TestContract(t *testing.T) {
 		want := [2]int{500, 503}
 		if path == "/api/openapi.yaml" { // it stands in the program
 			want = [2]int{200, 200}
+		}
+		if path == "/api/health/full" { // it is what says so
+			want = [2]int{503, 503}
 		}
 		if got := [2]int{broken.status(access.Admin, path), away.status(access.Admin, path)}; got != want {
 			t.Errorf("%s answered %v without tables and without a database, want %v", path, got, want)
@@ -238,14 +257,20 @@ func TestRoutes(t *testing.T) {
 	t.Parallel()
 	s := serve(t, pgtest.New(t), 1000)
 	var described, routed []string
+	var open []string
 	for _, o := range openapitest.New(t, admin.Description()).Operations() {
 		described = append(described, o.Method+" "+o.Path)
 		if o.Open {
-			t.Errorf("%s %s is described as open", o.Method, o.Path)
+			open = append(open, o.Method+" "+o.Path)
 		}
 	}
+	// Where one signs in, nobody can show anything yet; and whoever wants to be
+	// signed out is.
+	if want := []string{"DELETE /session", "GET /session", "GET /session/link", "POST /session", "POST /session/end"}; !slices.Equal(slices.Sorted(slices.Values(open)), want) {
+		t.Errorf("described as open: %v, want %v", open, want)
+	}
 	for _, route := range s.echo.Routes() {
-		if !strings.HasPrefix(route.Path, "/api") || route.Method == echo.RouteNotFound {
+		if !strings.HasPrefix(route.Path, "/api") && !strings.HasPrefix(route.Path, "/session") || route.Method == echo.RouteNotFound {
 			continue
 		}
 		var parts []string
@@ -256,6 +281,9 @@ func TestRoutes(t *testing.T) {
 			parts = append(parts, part)
 		}
 		routed = append(routed, route.Method+" "+strings.Join(parts, "/"))
+		if slices.Contains(open, routed[len(routed)-1]) {
+			continue
+		}
 		for name, authorization := range map[string]string{
 			"nothing": "", "a made-up token": "Bearer pcl_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "another scheme": "Basic " + s.tokens[access.Admin],
 		} {
@@ -327,7 +355,7 @@ func TestParametersAreStrict(t *testing.T) {
 		}
 		response, body := s.get(access.Operator, "/api/events?"+query)
 		var p problem.Problem
-		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != 400 || !strings.Contains(p.Detail, want) {
+		if err := json.Unmarshal([]byte(body), &p); err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(p.Detail, want) {
 			t.Errorf("%s answered %d %s, want 400 with %q", query, response.StatusCode, body, want)
 		}
 	}
@@ -344,12 +372,47 @@ func TestParametersAreStrict(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &page); err != nil || page.Next == "" {
 		t.Fatalf("%s, %v", body, err)
 	}
-	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != 200 {
+	if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next); response.StatusCode != http.StatusOK {
 		t.Errorf("the next page is %s", body)
 	}
 	for _, other := range []string{"&q=x1", "&sort=received_at", "&sort=quality", "&state=done"} {
-		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != 400 || !strings.Contains(body, "cursor") {
+		if response, body := s.get(access.Operator, "/api/events?limit=1&cursor="+page.Next+other); response.StatusCode != http.StatusBadRequest || !strings.Contains(body, "cursor") {
 			t.Errorf("with %s the cursor gives %d %s", other, response.StatusCode, body)
+		}
+	}
+}
+
+// What is acted on is what is listed.
+func TestMatchEvents(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	id := event(t, pool, payload, result)
+	event(t, pool, payload, "")
+	for query, want := range map[string]int{"": 2, "topic=квартиру": 1, "outcome=callback&state=done": 1, "outcome=перезвонят": 1, "q=номера": 2, "topic=и": 0, "q=-номер": 0, "dateTo=2001-01-01": 0} {
+		fields, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		condition, args, err := admin.MatchEvents(fields)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		rows, err := pool.Query(t.Context(), `select e.id from webhook_events e where `+condition+` order by e.id`, args...)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		got, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(got) != want || want == 1 && got[0] != id {
+			t.Errorf("%s: %v, %v", query, got, err)
+		}
+	}
+	for _, wrong := range []string{"limit=1", "state=x", "state=done&state=dead", "quality=9"} {
+		fields, err := url.ParseQuery(wrong)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if condition, _, err := admin.MatchEvents(fields); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s is taken as %q, %v", wrong, condition, err)
 		}
 	}
 }
@@ -404,7 +467,7 @@ func TestExport(t *testing.T) {
 	event(t, pool, payload, "")
 	s := serve(t, pool, 1000)
 	response, body := s.get(access.Admin, "/api/events.csv?sort=received_at&bom=true")
-	if response.StatusCode != 200 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
+	if response.StatusCode != http.StatusOK || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/csv") || !strings.Contains(response.Header.Get("Content-Disposition"), "events.csv") {
 		t.Fatalf("%d %v", response.StatusCode, response.Header)
 	}
 	text, ok := strings.CutPrefix(body, "\ufeff")
@@ -485,7 +548,7 @@ func TestExportBreaksOff(t *testing.T) {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil || response.StatusCode != 200 {
+	if err == nil || response.StatusCode != http.StatusOK {
 		t.Errorf("an export of %d rows that failed ended with %d in good order", bytes.Count(body, []byte("\n")), response.StatusCode)
 	}
 	if s.logs.FilterMessage("an export ended early").Len() != 1 {

@@ -81,7 +81,7 @@ func (a *API) next(wanted string) string {
 	u, err := url.Parse(wanted)
 	// A browser takes \ for / and drops tabs and line ends.
 	if wanted == "" || err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(wanted, "/") ||
-		strings.HasPrefix(wanted, "//") || strings.ContainsAny(wanted, "\\\t\r\n") {
+		strings.HasPrefix(wanted, "//") || strings.ContainsFunc(wanted, func(r rune) bool { return r < ' ' || r == '\\' }) {
 		return home
 	}
 	return wanted

@@ -21,7 +21,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"postcall/pkg/access"
+	"postcall/pkg/admin"
 	"postcall/pkg/openaitest"
+	"postcall/pkg/openapitest"
 )
 
 const sessionKey = "test-session-key-0123456789abcdef"
@@ -29,14 +31,15 @@ const sessionKey = "test-session-key-0123456789abcdef"
 // office is an installation with somebody of each role.
 type office struct {
 	*installation
-	tokens map[access.Role]access.Token
-	nextIP atomic.Uint32
+	tokens   map[access.Role]access.Token
+	nextIP   atomic.Uint32
+	contract *openapitest.Contract
 }
 
 // staff prepares an installation that knows one token a role.
 func staff(t *testing.T, ai *openaitest.Server, env map[string]string) *office {
 	t.Helper()
-	o := &office{tokens: map[access.Role]access.Token{}}
+	o := &office{tokens: map[access.Role]access.Token{}, contract: openapitest.New(t, admin.Description())}
 	var entries []string
 	for _, role := range access.Roles() {
 		token, err := access.NewToken("the-"+string(role), role)
@@ -105,6 +108,9 @@ func (o *office) do(ctx context.Context, r request) (reply, error) {
 		req.Header.Set(name, value)
 	}
 	client := *o.post.Client
+	if r.method != http.MethodOptions && (strings.HasPrefix(r.path, "/api/") || strings.HasPrefix(r.path, "/session")) {
+		client = *o.contract.Client(client.Transport) // what is described is held to it
+	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client.Timeout = 2 * time.Minute
 	resp, err := client.Do(req)

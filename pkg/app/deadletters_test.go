@@ -157,6 +157,7 @@ func TestBulk(t *testing.T) {
 	if want := fmt.Sprint(append(ids, audio)); fmt.Sprint(seen) != want {
 		t.Errorf("part by part %v, want %s", seen, want)
 	}
+	o.wait("0", `select count(*) from calls_due`)
 	for filter, want := range map[string]float64{
 		`{"conversationId": "conv_bulk_0"}`:                                                2,
 		`{"type": "post_call_transcription", "state": "done"}`:                             5,
@@ -224,3 +225,67 @@ func TestBulk(t *testing.T) {
 }
 
 var timeoutFailure = call.NewFailure(call.Unavailable, "the model server did not answer within 60 s")
+
+// Results that a target did not take in all its attempts are dead letters too:
+// shown by groups, and retried by group or all together.
+func TestDeadExports(t *testing.T) {
+	t.Parallel()
+	o := staff(t, nil, nil)
+	o.ingest()
+	o.worker()
+	for n := range 4 {
+		o.send(callBody("conv_export_" + strconv.Itoa(n)))
+	}
+	o.wait("4", `select count(*) from river_job where kind = 'crm_markdown' and state = 'completed'`)
+	if _, err := o.pool.Exec(t.Context(), `
+		with numbered as (select id, row_number() over (order by id) as n from river_job where kind = 'crm_markdown')
+		update river_job j set state = 'discarded', attempt = 6,
+			errors = array[jsonb_build_object('attempt', 6, 'at', now(), 'trace', '', 'error', case when n < 4 then 'disk full on volume ' || n else 'no such directory' end)]
+		from numbered where numbered.id = j.id`); err != nil {
+		t.Fatal(err)
+	}
+	list := o.as(access.Viewer, "GET", "/api/dead-letters", "")
+	if list.status != http.StatusOK || list.field(t, "total") != 4.0 || len(list.field(t, "groups").([]any)) != 2 {
+		t.Fatalf("%d %s", list.status, list.body)
+	}
+	fingerprint := ""
+	for n := range 2 {
+		group := func(name string) any { return list.field(t, "groups", strconv.Itoa(n), name) }
+		if group("target") != "markdown" || group("advice") == "" || group("sample_event_id") == 0.0 {
+			t.Errorf("%s", list.body)
+		}
+		if group("count") == 3.0 {
+			fingerprint = group("fingerprint").(string)
+		}
+	}
+	const retry = "/api/dead-letters/retry"
+	for _, wrong := range []string{`{"target": "markdown"}`, `{"target": "fax", "all": true}`, `{"target": "markdown", "all": true, "event_id": 1}`, `{"target": "markdown", "all": true, "cursor": "x"}`} {
+		o.want(http.StatusBadRequest, retry, wrong)
+	}
+	o.want(http.StatusNotFound, retry, `{"target": "bpmsoft", "all": true}`)
+	group := fmt.Sprintf(`{"target": "markdown", "fingerprint": %q`, fingerprint)
+	if dry := o.want(http.StatusOK, retry, group+`}`); dry.field(t, "matched") != 3.0 || dry.field(t, "dry_run") != true || dry.field(t, "estimated_cost_usd") != nil {
+		t.Errorf("%s", dry.body)
+	}
+	o.wait("4", `select count(*) from river_job where state = 'discarded'`)
+	part := o.want(http.StatusOK, retry, group+`, "dry_run": false, "limit": 2}`)
+	if part.field(t, "done") != 2.0 || part.field(t, "next_cursor") == nil || part.field(t, "results", "0", "event_id") == 0.0 || part.field(t, "results", "0", "job_id") == nil {
+		t.Errorf("%s", part.body)
+	}
+	// One whose result is on its way again by another job stands back, alone.
+	if _, err := o.pool.Exec(t.Context(), `
+		with d as (select * from river_job where state = 'discarded' order by id limit 1)
+		insert into river_job (kind, queue, args, state, max_attempts, scheduled_at, unique_key, unique_states)
+		select kind, 'nowhere', args, 'available', 6, now(), unique_key, unique_states from d`); err != nil {
+		t.Fatal(err)
+	}
+	rest := o.want(http.StatusOK, retry, `{"target": "markdown", "all": true, "dry_run": false}`)
+	if rest.field(t, "done") != 1.0 || rest.field(t, "failed") != 1.0 || rest.field(t, "results", "0", "outcome") != "conflict" {
+		t.Errorf("%s", rest.body)
+	}
+	o.wait("3", `select count(*) from river_job where kind = 'crm_markdown' and state = 'completed'`)
+	if got := o.text(`select string_agg(concat_ws('|', target, outcome, detail ->> 'done'), ' ' order by id) from audit_log where action = 'dead_letters.retry' and outcome = 'done'`); got !=
+		"dead exports to markdown|done|2 dead exports to markdown|done|1" {
+		t.Errorf("audited: %s", got)
+	}
+}

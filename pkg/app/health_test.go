@@ -54,10 +54,16 @@ func TestFullHealth(t *testing.T) {
 		t.Errorf("without a worker: %d %s %+v", status, worst, c)
 	}
 	id := o.send(callBody("conv_health")).EventID
-	if _, err := o.pool.Exec(t.Context(), `update river_job set scheduled_at = now() - interval '20 minutes'`); err != nil {
-		t.Fatal(err)
+	for _, statement := range []string{
+		`update river_job set scheduled_at = now() - interval '20 minutes'`,
+		`insert into calls_due (event_id, since) select id, now() - interval '20 minutes' from webhook_events`,
+	} {
+		if _, err := o.pool.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if status, _, c := o.health(); status != http.StatusServiceUnavailable || c["workers"].State != "fail" || c["queue analyze"].State != "warn" || c["queue analyze"].Figures["waiting"] != 1.0 {
+	if status, _, c := o.health(); status != http.StatusServiceUnavailable || c["workers"].State != "fail" || c["queue analyze"].State != "warn" || c["queue analyze"].Figures["waiting"] != 1.0 ||
+		c["search index"].State != "warn" || c["search index"].Figures["due"] != 1.0 {
 		t.Errorf("while a job waits without a worker: %d %+v", status, c)
 	}
 	o.worker()
@@ -67,7 +73,7 @@ func TestFullHealth(t *testing.T) {
 	if status != http.StatusOK || worst == "fail" {
 		t.Errorf("%d %s %+v", status, worst, c)
 	}
-	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
+	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "search index", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
 		if c[name].State == "" || c[name].Text == "" || name != "disk" && c[name].State != "ok" {
 			t.Errorf("%s: %+v", name, c[name])
 		}

@@ -246,7 +246,7 @@ func (i *Ingest) forPeople(deliveries *receive.Handler) (_ *admin.API, err error
 		Log:       i.log,
 		Acting:    admin.Acting{MaxAttempts: c.MaxAttempts},
 		Parts: admin.Parts{
-			ProbeAudio: i.audio.Probe, Deliveries: deliveries.Limits, Version: version(),
+			ProbeAudio: i.audio.Probe, Deliveries: deliveries.Limits, Version: telemetry.Version(),
 			Disk:    func() (free, total uint64, err error) { return diskSpace(filepath.Dir(c.SpoolPath)) },
 			Secrets: len(c.WebhookSecret), AdminTokens: len(c.AdminTokens), StableSessions: len(c.SessionKeys) > 0,
 		},

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,7 @@ func TestThreeOfEach(t *testing.T) {
 		cmd, _ := i.process("worker")
 		workers = append(workers, cmd)
 	}
+	var at time.Time // of the kill
 	killed := make(chan struct{})
 	var kill sync.Once
 	var g errgroup.Group
@@ -67,6 +69,7 @@ func TestThreeOfEach(t *testing.T) {
 					}
 					_ = cmd.Wait()
 				}
+				at = time.Now()
 				close(killed)
 			})
 		}
@@ -94,13 +97,10 @@ func TestThreeOfEach(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-killed
-	// What the killed worker held is still marked as running: let it have been so
-	// for an hour. That the living ones' jobs are then taken for lost too must do
-	// no harm.
-	if _, err := i.pool.Exec(t.Context(), `update river_job set attempted_at = attempted_at - interval '1 hour' where state = 'running'`); err != nil {
-		t.Fatal(err)
-	}
 	eventually(t, func() string {
+		// That jobs of the living which have run since then are taken for lost too
+		// must do no harm.
+		i.forsake(at)
 		if _, err := i.pool.Exec(t.Context(), `update river_job set scheduled_at = now() where state = 'retryable'`); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"postcall/pkg/postgres"
+	"postcall/pkg/telemetry"
 )
 
 // How often a worker says that it is there, and how long that may take.
@@ -18,7 +19,7 @@ const (
 // beSeen says that this worker is there, until the context ends. Failure
 // policy: open, a worker that cannot say so works all the same.
 func (w *Worker) beSeen(ctx context.Context) {
-	self := postgres.Worker{Name: name(), StartedAt: time.Now(), Version: version(), Analyzer: w.config.Analyzer, Model: w.model()}
+	self := postgres.Worker{Name: name(), StartedAt: time.Now(), Version: telemetry.Version(), Analyzer: w.config.Analyzer, Model: w.model()}
 	for key, has := range map[string]bool{
 		"openai": w.config.OpenAIKey != "", "bpmsoft": w.config.CRMEnabled, "webhook": w.config.WebhookOutURL != "",
 	} {

@@ -145,7 +145,7 @@ func TestSignInLink(t *testing.T) {
 		worked int
 	)
 	for n := range 8 {
-		at := &office{installation: &installation{t: t, url: urls[n%2], post: o.post}, tokens: o.tokens}
+		at := &office{installation: &installation{t: t, url: urls[n%2], post: o.post}, tokens: o.tokens, contract: o.contract}
 		at.nextIP.Store(uint32(1000 * n))
 		wg.Go(func() {
 			got, err := at.do(t.Context(), request{method: "GET", path: path + "&next=/api/audit"})

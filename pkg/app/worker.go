@@ -15,6 +15,7 @@ import (
 	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/config"
 	"postcall/pkg/postgres"
@@ -183,6 +184,8 @@ func (w *Worker) Serve(ctx context.Context) error {
 	defer end()
 	wg.Go(func() { w.throttle.Run(background) })
 	wg.Go(func() { w.beSeen(background) })
+	indexer := &archive.Indexer{Pool: w.pool, Log: w.log}
+	wg.Go(func() { indexer.Run(background) })
 	if w.metrics != nil {
 		wg.Go(func() { w.metrics.Serve(background) })
 	}

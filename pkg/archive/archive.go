@@ -103,7 +103,7 @@ type Total struct {
 }
 
 // MaxExact is how far events are counted one by one.
-const MaxExact = 5_000
+const MaxExact = 2_000
 
 // Item is an event as a list shows it. Empty texts and nil stand for what is
 // not known.

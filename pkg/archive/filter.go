@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,6 +155,8 @@ type plan struct {
 	Filter
 	all []string   // facets that a call must have
 	any [][]string // of each list, one
+	// ofEvent is how many of these are of the event itself.
+	ofEvent int
 	// settled: no event meets the filter that waits for its first analysis.
 	settled bool
 	// narrow: it asks for more than when an event was received.
@@ -167,6 +170,18 @@ type plan struct {
 // were that they are compared with.
 func compile(ctx context.Context, tx pgx.Tx, f Filter, byQuality bool) (*plan, error) {
 	p := &plan{Filter: f}
+	p.choose(byQuality)
+	if err := p.stem(ctx, tx); err != nil {
+		return nil, err
+	}
+	p.settled = f.Query != "" || len(p.all)+len(p.any) > p.ofEvent
+	p.narrow = p.settled || p.ofEvent > 0 || len(f.States) > 0
+	return p, nil
+}
+
+// choose names the facets that the filter asks for, but for words.
+func (p *plan) choose(byQuality bool) {
+	f := p.Filter
 	anyOf(p, "type=", f.Types)
 	anyOf(p, "agent=", f.AgentIDs)
 	if f.ConversationID != "" {
@@ -175,7 +190,7 @@ func compile(ctx context.Context, tx pgx.Tx, f Filter, byQuality bool) (*plan, e
 	if f.HasAudio != nil {
 		p.all = append(p.all, map[bool]string{true: "audio=yes", false: "audio=no"}[*f.HasAudio])
 	}
-	events := len(p.all) + len(p.any)
+	p.ofEvent = len(p.all) + len(p.any)
 	if f.FailureReason != "" {
 		p.all = append(p.all, "reason="+f.FailureReason)
 	}
@@ -192,12 +207,6 @@ func compile(ctx context.Context, tx pgx.Tx, f Filter, byQuality bool) (*plan, e
 	if f.Phone != "" {
 		p.all = append(p.all, phoneKey(f.Phone))
 	}
-	if err := p.stem(ctx, tx); err != nil {
-		return nil, err
-	}
-	p.settled = f.Query != "" || len(p.all)+len(p.any) > events
-	p.narrow = p.settled || events > 0 || len(f.States) > 0
-	return p, nil
 }
 
 // cut shortens a value as the facets were: to 200 characters.
@@ -223,11 +232,65 @@ func anyOf[T ~string](p *plan, prefix string, values []T) {
 	p.any = append(p.any, facets)
 }
 
-// stem adds the words that texts must have.
-func (p *plan) stem(ctx context.Context, tx pgx.Tx) error {
-	texts := []struct{ name, prefix, text string }{
+// Condition is the filter as a condition on webhook_events e, with its
+// arguments from $1 on: for acting on all that meets it. Words without a stem
+// and searches for what is missing only are met by nothing.
+func (f Filter) Condition() (condition string, args []any, err error) {
+	if err := f.check(); err != nil {
+		return "", nil, err
+	}
+	p := &plan{Filter: f}
+	c := p.events()
+	p.received(c)
+	of := f // what calls alone can tell
+	of.Types, of.AgentIDs, of.ConversationID, of.HasAudio, of.States, of.From, of.To = nil, nil, "", nil, nil, time.Time{}, time.Time{}
+	p = &plan{Filter: of}
+	p.choose(false)
+	inner := p.calls()
+	for _, t := range p.texts() {
+		if t.text != "" {
+			inner.and("cardinality(call_words(?, ?)) > 0", t.prefix, t.text)
+			inner.and("facets @> call_words(?, ?)", t.prefix, t.text)
+		}
+	}
+	if f.Query != "" {
+		inner.and("querytree("+tsquery("?")+") not in ('', 'T')", f.Query)
+	}
+	if len(inner.args) == 0 {
+		return c.String(), c.args, nil
+	}
+	c.and("e.id in (select event_id from calls where " + c.nested(inner) + ")")
+	return c.String(), c.args, nil
+}
+
+// nested is another clause as a part of this one, with its arguments behind
+// those of this one.
+func (c *clause) nested(inner *clause) string {
+	before := len(c.args)
+	c.args = append(c.args, inner.args...)
+	return placeholder.ReplaceAllStringFunc(inner.String(), func(s string) string {
+		n, err := strconv.Atoi(s[1:])
+		if err != nil {
+			panic("archive: a placeholder without a number: " + s)
+		}
+		return "$" + strconv.Itoa(n+before)
+	})
+}
+
+var placeholder = regexp.MustCompile(`\$\d+`)
+
+// text is a text of which the words are looked for.
+type text struct{ name, prefix, text string }
+
+func (p *plan) texts() []text {
+	return []text{
 		{"topic", "topic=", p.Topic}, {"intent", "intent=", p.Intent}, {"outcome", "outcome=", p.Outcome}, {"clientName", "name=", p.ClientName},
 	}
+}
+
+// stem adds the words that texts must have.
+func (p *plan) stem(ctx context.Context, tx pgx.Tx) error {
+	texts := p.texts()
 	if p.Topic+p.Intent+p.Outcome+p.ClientName+p.Query == "" {
 		return nil
 	}
@@ -361,24 +424,25 @@ func (p *plan) byState() (settled, waiting []call.State) {
 }
 
 // events is the filter on the columns of webhook_events, as far as it stands
-// there, but for when they were received. Its arguments come behind those given.
+// there, but for when they were received; e is that table, or a part of it. Its
+// arguments come behind those given.
 func (p *plan) events(args ...any) *clause {
 	c := &clause{args: args}
-	c.and("duplicate_of is null")
+	c.and("e.duplicate_of is null")
 	if len(p.Types) > 0 {
-		c.and("event_type = any(?::text[])", p.Types)
+		c.and("e.event_type = any(?::text[])", p.Types)
 	}
 	if len(p.AgentIDs) > 0 {
-		c.and("agent_id = any(?::text[])", p.AgentIDs)
+		c.and("e.agent_id = any(?::text[])", p.AgentIDs)
 	}
 	if p.ConversationID != "" {
-		c.and("conversation_id = ?", p.ConversationID)
+		c.and("e.conversation_id = ?", p.ConversationID)
 	}
 	if p.HasAudio != nil {
-		c.and("coalesce(has_audio, false) = ?", *p.HasAudio)
+		c.and("coalesce(e.has_audio, false) = ?", *p.HasAudio)
 	}
 	if len(p.States) > 0 {
-		c.and("analysis_state = any(?::text[])", p.States)
+		c.and("e.analysis_state = any(?::text[])", p.States)
 	}
 	return c
 }
@@ -386,9 +450,23 @@ func (p *plan) events(args ...any) *clause {
 // received bounds when events were received.
 func (p *plan) received(c *clause) {
 	if !p.From.IsZero() {
-		c.and("received_at >= ?", p.From)
+		c.and("e.received_at >= ?", p.From)
 	}
 	if !p.To.IsZero() {
-		c.and("received_at < ?", p.To)
+		c.and("e.received_at < ?", p.To)
+	}
+}
+
+// listedAt is when lists say that an event e was received: those that the Node
+// service left without a time are the oldest.
+const listedAt = "coalesce(e.received_at, 'epoch')"
+
+// listed bounds when events were received, as lists say.
+func (p *plan) listed(c *clause) {
+	if !p.From.IsZero() {
+		c.and(listedAt+" >= ?", p.From)
+	}
+	if !p.To.IsZero() {
+		c.and(listedAt+" < ?", p.To)
 	}
 }

@@ -31,7 +31,8 @@ const walked = 5000
 // find a page. Those that do not are answered by the inverted index of calls,
 // from the newest day on in steps that grow, so that a common word reads a day
 // and a rare one what there is of it; events that wait for their first analysis
-// and are not in that index are few and looked through by their state.
+// or to be indexed are not in that index, are few, and are looked through. What
+// an analysis says is found once it is indexed, a moment later.
 //
 // A query that cannot be answered is Invalid and says why.
 func List(ctx context.Context, pool *pgxpool.Pool, q Query) (Page, error) {
@@ -194,11 +195,16 @@ func (r *reader) keys(ctx context.Context, want int) ([]key, error) {
 	if found, err = r.indexed(ctx, want); err != nil {
 		return nil, err
 	}
-	waiting, err := r.waiting(ctx, want)
-	if err != nil {
-		return nil, err
+	for _, c := range r.unindexed() {
+		r.beyond(c, listedAt, "id")
+		waiting, err := r.query(ctx, `with found as materialized (select id, `+listedAt+` as at from webhook_events e where `+c.String()+`)
+			select id, at from found`+r.order("at", "id")+` limit `+c.arg(want), c.args)
+		if err != nil {
+			return nil, err
+		}
+		found = r.merge(found, waiting, want)
 	}
-	return r.merge(found, waiting, want), nil
+	return found, nil
 }
 
 // merge puts two lists into one in their order.
@@ -216,11 +222,11 @@ func (r *reader) merge(a, b []key, want int) []key {
 // all walks through every event.
 func (r *reader) all(ctx context.Context, want int) ([]key, error) {
 	c := &clause{}
-	c.and("duplicate_of is null")
-	c.and("received_at is not null")
+	c.and("e.duplicate_of is null")
+	c.and("e.received_at is not null")
 	r.plan.received(c)
 	r.beyond(c, "received_at", "id")
-	found, err := r.query(ctx, `select id, received_at from webhook_events where `+c.String()+
+	found, err := r.query(ctx, `select id, received_at from webhook_events e where `+c.String()+
 		r.order("received_at", "id")+` limit `+c.arg(want), c.args)
 	if err != nil || !r.plan.From.IsZero() && r.plan.From.Unix() > 0 {
 		return found, err
@@ -237,15 +243,9 @@ func (r *reader) all(ctx context.Context, want int) ([]key, error) {
 // conversation reads the few events of one call.
 func (r *reader) conversation(ctx context.Context, want int) ([]key, error) {
 	c := r.plan.events()
-	const at = "coalesce(received_at, 'epoch')"
-	if !r.plan.From.IsZero() {
-		c.and(at+" >= ?", r.plan.From)
-	}
-	if !r.plan.To.IsZero() {
-		c.and(at+" < ?", r.plan.To)
-	}
-	r.beyond(c, at, "id")
-	return r.query(ctx, `with found as materialized (select id, `+at+` as at from webhook_events where `+c.String()+`)
+	r.plan.listed(c)
+	r.beyond(c, listedAt, "id")
+	return r.query(ctx, `with found as materialized (select id, `+listedAt+` as at from webhook_events e where `+c.String()+`)
 		select id, at from found`+r.order("at", "id")+` limit `+c.arg(want), c.args)
 }
 
@@ -253,42 +253,42 @@ func (r *reader) conversation(ctx context.Context, want int) ([]key, error) {
 // more; it may find fewer than there are.
 func (r *reader) walk(ctx context.Context, want int) ([]key, error) {
 	c := &clause{}
-	c.and("received_at is not null")
+	c.and("e.received_at is not null")
 	r.plan.received(c)
 	r.beyond(c, "received_at", "id")
 	window := `select id, received_at, duplicate_of, event_type, agent_id, conversation_id, has_audio, analysis_state
-		from webhook_events where ` + c.String() + r.order("received_at", "id") + ` limit ` + c.arg(walked)
+		from webhook_events e where ` + c.String() + r.order("received_at", "id") + ` limit ` + c.arg(walked)
 	wanted := r.plan.events(c.args...)
-	return r.query(ctx, `select id, received_at from (`+window+`) walked where `+wanted.String()+
+	return r.query(ctx, `select id, received_at from (`+window+`) e where `+wanted.String()+
 		r.order("received_at", "id")+` limit `+wanted.arg(want), wanted.args)
 }
 
-// waiting reads events that wait for their first analysis, which are not in
-// calls; of those in states that were asked for, all.
-func (r *reader) waiting(ctx context.Context, want int) ([]key, error) {
-	c, ok := r.waitingClause()
-	if !ok {
-		return nil, nil
+// unindexed are the filters on events that the index of calls does not find by
+// their columns: those that wait for their first analysis or, if such states
+// were asked for, for any; and those that are due to be indexed.
+func (r *reader) unindexed() (clauses []*clause) {
+	settled, waiting := r.plan.byState()
+	if len(waiting) > 0 {
+		c := r.plan.events()
+		c.and("analysis_state in ('none', 'queued', 'running', 'dead')") // as the index has it
+		c.and("analysis_state = any(?::text[])", waiting)
+		r.plan.received(c)
+		if len(r.plan.States) == 0 {
+			c.and("not exists (select from calls c where c.event_id = e.id)")
+		}
+		clauses = append(clauses, c)
 	}
-	r.beyond(c, "received_at", "id")
-	return r.query(ctx, `with found as materialized (select id, received_at from webhook_events e where `+c.String()+`)
-		select id, received_at from found`+r.order("received_at", "id")+` limit `+c.arg(want), c.args)
-}
-
-// waitingClause is the filter on events that wait; false if it leaves none.
-func (r *reader) waitingClause() (*clause, bool) {
-	_, states := r.plan.byState()
-	if len(states) == 0 {
-		return nil, false
+	if len(settled) > 0 {
+		c := r.plan.events()
+		c.and("e.id in (select event_id from calls_due join calls using (event_id))")
+		if len(r.plan.States) > 0 {
+			c.and("e.analysis_state not in ('queued', 'running')")
+		}
+		r.plan.listed(c)
+		c.and("not exists (select from calls c where c.event_id = e.id and " + c.nested(r.plan.calls()) + ")")
+		clauses = append(clauses, c)
 	}
-	c := r.plan.events()
-	c.and("analysis_state in ('none', 'queued', 'running', 'dead')") // as the index has it
-	c.and("analysis_state = any(?::text[])", states)
-	r.plan.received(c)
-	if len(r.plan.States) == 0 {
-		c.and("not exists (select from calls c where c.event_id = e.id)")
-	}
-	return c, true
+	return clauses
 }
 
 // indexed reads by the inverted index of calls, from the next day on in steps
@@ -321,7 +321,7 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 	if err := r.scanByIndex(ctx, false); err != nil {
 		return nil, err
 	}
-	parts := []step{{from: day(first), to: day(last)}}
+	parts := []step{{from: day(first), to: day(last), facets: r.plan.span()}}
 	few, err := r.few(ctx)
 	if err != nil {
 		return nil, err
@@ -410,12 +410,12 @@ func (p *plan) ofQuality(quality int) *plan {
 func (r *reader) total(ctx context.Context) (Total, error) {
 	if !r.plan.narrow {
 		c := &clause{}
-		c.and("duplicate_of is null")
+		c.and("e.duplicate_of is null")
 		r.plan.received(c)
-		return r.count(ctx, "webhook_events", c)
+		return r.count(ctx, "webhook_events e", c)
 	}
 	if r.plan.ConversationID != "" && !r.plan.settled {
-		return r.count(ctx, "webhook_events", r.plan.events())
+		return r.count(ctx, "webhook_events e", r.plan.events())
 	}
 	if err := r.scanByIndex(ctx, false); err != nil {
 		return Total{}, err
@@ -425,11 +425,14 @@ func (r *reader) total(ctx context.Context) (Total, error) {
 		total.Exact = true
 	} else {
 		var err error
-		if total, err = r.count(ctx, "calls", r.plan.calls()); err != nil {
+		if total, err = r.count(ctx, "calls", r.plan.calls(r.plan.span()...)); err != nil {
 			return Total{}, err
 		}
 	}
-	if c, ok := r.waitingClause(); ok && !r.plan.settled {
+	if r.plan.settled {
+		return total, r.scanByIndex(ctx, true)
+	}
+	for _, c := range r.unindexed() {
 		waiting, err := r.count(ctx, "webhook_events e", c)
 		if err != nil {
 			return Total{}, err

@@ -67,6 +67,23 @@ func steps(first, last int64, up bool) []step {
 	return list
 }
 
+// span names the sixty-four days, a few times over, that a filter's bounds lie
+// in, so that the index reads no more than these; nil where there are too many.
+func (p *plan) span() []string {
+	if p.From.IsZero() || p.To.IsZero() {
+		return nil
+	}
+	first, last := day(p.From)>>6, day(p.To)>>6
+	if last-first >= 16 {
+		return nil
+	}
+	var facets []string
+	for unit := first; unit <= last; unit++ {
+		facets = append(facets, facet(6, unit))
+	}
+	return facets
+}
+
 // facet names a day or the day's part of that many bits.
 func facet(shift int, unit int64) string {
 	if shift == 0 {

@@ -6,11 +6,13 @@ package openapitest
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -65,10 +67,43 @@ func New(tb testing.TB, description []byte) *Contract {
 	for path, item := range model.Model.Paths.PathItems.FromOldest() {
 		for method, operation := range item.GetOperations().FromOldest() {
 			c.add(strings.ToUpper(method), path, operation)
+			c.examples(strings.ToUpper(method), path, operation)
 		}
 	}
 	return c
 }
+
+// examples holds the description's own examples against it.
+func (c *Contract) examples(method, path string, operation *v3.Operation) {
+	c.tb.Helper()
+	for status, answer := range operation.Responses.Codes.FromOldest() {
+		for kind, media := range answer.Content.FromOldest() {
+			for name, example := range media.Examples.FromOldest() {
+				what := fmt.Sprintf("the example %s of %s %s %s", name, method, path, status)
+				var v any
+				code, err := strconv.Atoi(status)
+				if err == nil {
+					err = example.Value.Decode(&v)
+				}
+				var body []byte
+				if err == nil {
+					body, err = json.Marshal(v)
+				}
+				var r *http.Request
+				if err == nil {
+					r, err = http.NewRequestWithContext(c.tb.Context(), method, "http://127.0.0.1"+parameterName.ReplaceAllString(path, "1"), nil)
+				}
+				if err != nil {
+					c.tb.Errorf("%s cannot be read: %v", what, err)
+					continue
+				}
+				c.form(what, r, &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {kind}}}, body)
+			}
+		}
+	}
+}
+
+var parameterName = regexp.MustCompile(`\{[^}]*\}`)
 
 var parameter = regexp.MustCompile(`\\\{[^}]*\\\}`)
 
@@ -123,7 +158,7 @@ func (c *Contract) Check(r *http.Request, response *http.Response, body []byte) 
 		c.tb.Errorf("%s: the description has no such operation", what)
 		return
 	}
-	status := fmt.Sprint(response.StatusCode)
+	status := strconv.Itoa(response.StatusCode)
 	if !slices.Contains(operation.Statuses, status) {
 		c.tb.Errorf("%s: the description does not have that status: %.300s", what, body)
 		return

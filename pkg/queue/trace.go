@@ -59,8 +59,8 @@ func annotate(job *rivertype.JobInsertParams, parent string) error {
 	return nil
 }
 
-// Work goes on with the trace that the job was inserted in. A job of no trace
-// begins none: those that River makes by itself would drown the others.
+// Work goes on with the trace that the job was inserted in. A job of none, such
+// as those that River makes by itself, has no wait to show.
 func (t *Trace) Work(ctx context.Context, job *rivertype.JobRow, inner func(context.Context) error) error {
 	parent := MetadataOf(job).Trace
 	if parent == "" {

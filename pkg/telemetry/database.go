@@ -30,7 +30,7 @@ func NewDatabase(r *prometheus.Registry, traces trace.TracerProvider) *Database 
 			Help:    "How long PostgreSQL took, by pool, by what was asked (query, batch, connect) and by result (ok, error).",
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 5, 30},
 		}, []string{"pool", "operation", "result"}),
-		pools: r, tracer: traces.Tracer(scope),
+		pools: r, tracer: traces.Tracer(Scope),
 	}
 	r.MustRegister(d.duration)
 	return d

@@ -29,14 +29,14 @@ func Registry() *prometheus.Registry {
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postcall_build_info", Help: "The running version; always 1.",
-			ConstLabels: prometheus.Labels{"version": version(), "go": runtime.Version()},
+			ConstLabels: prometheus.Labels{"version": Version(), "go": runtime.Version()},
 		}, func() float64 { return 1 }))
 	return r
 }
 
-// version is what this program was built from: its module's version, or the
+// Version is what this program was built from: its module's version, or the
 // commit.
-func version() string {
+func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

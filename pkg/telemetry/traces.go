@@ -19,8 +19,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// scope names the spans' maker.
-const scope = "postcall"
+// Scope names the spans' maker.
+const Scope = "postcall"
 
 // Propagation is how a trace goes from one process to the next: the W3C's
 // traceparent.
@@ -51,7 +51,7 @@ func NewTraces(ctx context.Context, endpoint, process string, log *zap.Logger) (
 		return nil, fmt.Errorf("setting up traces: %w", err)
 	}
 	// A part of the resource that cannot be found out is left out.
-	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "postcall-"+process), attribute.String("service.version", version())),
+	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "postcall-"+process), attribute.String("service.version", Version())),
 		resource.WithHost(), resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) && !errors.Is(err, resource.ErrSchemaURLConflict) {
 		return nil, fmt.Errorf("setting up traces (OTEL_RESOURCE_ATTRIBUTES): %w", err)
@@ -64,7 +64,7 @@ func NewTraces(ctx context.Context, endpoint, process string, log *zap.Logger) (
 func (t *Traces) On() bool { return t.sdk != nil }
 
 // Own makes the spans that are ours, not a library's.
-func (t *Traces) Own() trace.Tracer { return t.Tracer(scope) }
+func (t *Traces) Own() trace.Tracer { return t.Tracer(Scope) }
 
 // flushing bounds how long a stopping process waits for the collector.
 const flushing = 5 * time.Second

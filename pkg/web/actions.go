@@ -68,7 +68,7 @@ func (d *Dashboard) retryDead(c echo.Context) error {
 		r.All = true
 	case c.FormValue("fingerprint") != "" || c.FormValue("group") == "true":
 		fingerprint := c.FormValue("fingerprint")
-		r.Fingerprint, r.Code = &fingerprint, call.Code(c.FormValue("code"))
+		r.Target, r.Fingerprint, r.Code = call.Target(c.FormValue("target")), &fingerprint, call.Code(c.FormValue("code"))
 	default:
 		if _, err := fmt.Sscanf(c.FormValue("event"), "%d", &r.EventID); err != nil {
 			return call.Errorf(call.Invalid, "Say which dead letters.")

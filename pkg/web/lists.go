@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
@@ -18,12 +19,6 @@ func newestEvent(ctx context.Context, pool *pgxpool.Pool) (int64, error) {
 	return postgres.NewestEvent(ctx, pool, answerTime)
 }
 
-// deadGroup is a group with the newest of its calls.
-type deadGroup struct {
-	admin.DeadGroup
-	Samples []archive.Item
-}
-
 func (d *Dashboard) deadLetters(c echo.Context) error {
 	ctx, cancel := bounded(c)
 	defer cancel()
@@ -35,23 +30,20 @@ func (d *Dashboard) deadLetters(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	view := make([]deadGroup, len(groups))
-	for i, g := range groups {
-		if d.API.Masked(c) {
-			g.Mask()
-		}
-		view[i].DeadGroup = g
-	}
 	if d.API.Masked(c) {
+		for i := range groups {
+			groups[i].Mask()
+		}
 		for i := range newest.Items {
 			newest.Items[i].Mask()
 		}
 	}
 	return d.render(c, http.StatusOK, "dead.html", d.page(c, "dead.title", "dead", struct {
-		Groups []deadGroup
-		Total  int64
-		Newest []archive.Item
-	}{view, total, newest.Items}))
+		Groups   []admin.DeadGroup
+		Analyses bool // there are analyses among them
+		Total    int64
+		Newest   []archive.Item
+	}{groups, slices.ContainsFunc(groups, func(g admin.DeadGroup) bool { return g.Target == "" }), total, newest.Items}))
 }
 
 // reasonCount is how often a reason stands among the newest refusals.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -96,12 +97,10 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 		zap.Int64("analysis_id", job.Args.AnalysisID), zap.String("target", string(w.Exporter.Target())),
 		zap.Bool("force", job.Args.Force),
 	}
-	if w.MaxAttempts > 0 {
-		// Whoever enqueued the job may not know this process's configuration;
-		// River goes by what the row says here.
-		job.MaxAttempts = w.MaxAttempts
+	s, err := step(""), w.bound(ctx, job.JobRow)
+	if err == nil {
+		s, err = w.export(ctx, job)
 	}
-	s, err := w.export(ctx, job)
 	var result error
 	switch blocked, ok := errors.AsType[*blockedError](err); {
 	case ok:
@@ -113,6 +112,22 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.analysis_id", job.Args.AnalysisID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
+}
+
+// bound holds a job to as many attempts as this process's configuration says:
+// whoever enqueued it may not know that. River goes by what the row says here
+// and, for a job that was lost with its worker, in the database.
+func (w *Export) bound(ctx context.Context, job *rivertype.JobRow) error {
+	if w.MaxAttempts == 0 || job.MaxAttempts == w.MaxAttempts {
+		return nil
+	}
+	// A job that somebody has tried again by hand has one attempt more.
+	most := max(w.MaxAttempts, job.Attempt)
+	if _, err := w.Pool.Exec(ctx, `update river_job set max_attempts = $2 where id = $1`, job.ID, most); err != nil {
+		return fmt.Errorf("bounding the attempts of job %d: %w", job.ID, err)
+	}
+	job.MaxAttempts = most
+	return nil
 }
 
 // blockedError means that no attempt is made for now: the circuit is open or
@@ -280,7 +295,7 @@ func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt
 	ctx, cancel := context.WithTimeout(ctx, w.Attempt)
 	defer cancel()
 	// Of the same provider as the job's span: without traces it makes none.
-	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("postcall").Start(ctx,
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(telemetry.Scope).Start(ctx,
 		"export "+string(w.Exporter.Target()), trace.WithSpanKind(trace.SpanKindClient))
 	defer span.End()
 	receipt, err := w.Exporter.Export(ctx, d)
