@@ -62,6 +62,7 @@ func TestPeople(t *testing.T) {
 	if said := eval[string](b, `document.querySelector(".corrected").textContent`); !strings.Contains(said, "the-operator") {
 		t.Errorf("the correction says %s", said)
 	}
+	h.indexed()
 	b.open("/calls?topic=" + "проверено")
 	if got := eval[string](b, `document.querySelector(".row .title").textContent`); got != "Проверено человеком" {
 		t.Errorf("the list shows %s", got)

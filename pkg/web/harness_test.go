@@ -106,7 +106,14 @@ func (h *house) send(body []byte) int64 {
 		h.t.Fatalf("%+v %v", a, err)
 	}
 	h.until("done", `select analysis_state from webhook_events where id = $1`, a.EventID)
+	h.indexed()
 	return a.EventID
+}
+
+// indexed waits until every call is found by what is known of it.
+func (h *house) indexed() {
+	h.t.Helper()
+	h.until("0", `select count(*) from calls_due`)
 }
 
 // until polls a value of the database.
