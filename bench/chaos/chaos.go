@@ -69,6 +69,12 @@ func chaos(ctx context.Context, c *cobra.Command, o options, i *installation) (e
 		return err
 	}
 	figures.Drained, figures.DrainSeconds = !drained.IsZero(), max(drained.Sub(ended).Seconds(), 0)
+	if i.watched != nil {
+		bar.Describe("waiting for the alerts to end")
+		if figures.Sight, err = i.watched.sight(ctx); err != nil {
+			return err
+		}
+	}
 	dismiss()
 	supervision.Wait()
 	if err := i.Stop(); err != nil {

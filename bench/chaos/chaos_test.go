@@ -160,3 +160,25 @@ func TestFailure(t *testing.T) {
 		}
 	}
 }
+
+// A run that was watched holds only if the rules fired when they should, and
+// no longer, and the dashboard had something to show.
+func TestSight(t *testing.T) {
+	t.Parallel()
+	fired := []string{"PostcallDatabaseAway", "PostcallSpooling"}
+	for name, tt := range map[string]struct {
+		sight Sight
+		holds bool
+	}{
+		"as it should be": {Sight{Queries: 54, Fired: fired}, true},
+		"no dashboard":    {Sight{Fired: fired}, false},
+		"no data":         {Sight{Queries: 54, Fired: fired, Empty: []string{"x"}}, false},
+		"silent":          {Sight{Queries: 54, Fired: fired[:1]}, false},
+		"without end":     {Sight{Queries: 54, Fired: fired, Late: fired[:1]}, false},
+	} {
+		f := &Figures{Drained: true, Comparison: Comparison{Acknowledged: 1}, Sight: &tt.sight}
+		if f.Holds() != tt.holds {
+			t.Errorf("%s: holds is %v", name, f.Holds())
+		}
+	}
+}

@@ -32,6 +32,8 @@ type Figures struct {
 	JobsWithoutEvent int            `json:"jobs_without_event"`
 	SpoolLeft        []string       `json:"left_in_spool_directory"`
 	Comparison
+	// Sight is nil without --prometheus.
+	Sight *Sight `json:"prometheus,omitempty"`
 
 	starts atomic.Int64
 }
@@ -55,7 +57,8 @@ func (f *Figures) acknowledgedIn(l *load) {
 // Holds reports whether the run is a success: nothing wrong, and something
 // shown at all.
 func (f *Figures) Holds() bool {
-	return f.Comparison.Holds() && f.JobsWithoutEvent == 0 && f.Drained && f.Acknowledged > 0
+	return f.Comparison.Holds() && f.JobsWithoutEvent == 0 && f.Drained && f.Acknowledged > 0 &&
+		(f.Sight == nil || f.Sight.Holds())
 }
 
 // Print writes the figures as a table.
@@ -86,9 +89,23 @@ func (f *Figures) Print(w io.Writer) {
 	if len(f.SpoolLeft) > 0 {
 		fmt.Fprintf(w, "left in the spool's directory: %s\n", strings.Join(f.SpoolLeft, ", "))
 	}
+	if s := f.Sight; s != nil {
+		fmt.Fprintf(w, "Prometheus: %d of the dashboard's %d queries return data; fired: %s; fire still: %s\n",
+			s.Queries-len(s.Empty), s.Queries, names(s.Fired), names(s.Late))
+		for _, e := range s.Empty {
+			fmt.Fprintln(w, "  no data:", e)
+		}
+	}
 	if f.Holds() {
 		fmt.Fprintln(w, "\nnothing lost, nothing doubled")
 	}
+}
+
+func names(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
 }
 
 // words lists counts, the same ones always in one order.

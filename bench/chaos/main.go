@@ -32,6 +32,8 @@ type options struct {
 	limit         time.Duration
 	jsonPath      string
 	binary        string
+	prometheus    bool
+	docs          string
 	env           []string
 }
 
@@ -65,6 +67,7 @@ program with 1.
 With --flood instead: forged deliveries beside genuine ones, the limits as they come.`,
 		Example: `  go run ./bench/chaos
   go run ./bench/chaos --duration 20s --seed 7
+  go run ./bench/chaos --prometheus
   go run ./bench/chaos --flood`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true, SilenceErrors: true,
@@ -81,6 +84,8 @@ With --flood instead: forged deliveries beside genuine ones, the limits as they 
 	f.DurationVar(&o.drain, "drain", 2*time.Minute, "how long the spool may take to drain")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "when to give up")
 	f.StringVar(&o.jsonPath, "json", "", "also write the figures to this file, as JSON")
+	f.BoolVar(&o.prometheus, "prometheus", false, "run a worker too, and a real Prometheus that scrapes both; then hold docs/alerts.yaml and the dashboard to what it saw")
+	f.StringVar(&o.docs, "docs", "docs", "where they are")
 	f.StringVar(&o.binary, "ingest", "", "an ingest that was built already")
 	f.StringArrayVar(&o.env, "env", nil, "a variable for ingest, as NAME=VALUE; may be repeated")
 	return c
@@ -90,6 +95,7 @@ With --flood instead: forged deliveries beside genuine ones, the limits as they 
 type installation struct {
 	*rig.Ingest
 	postgres *rig.Postgres
+	watched  *watched // nil without --prometheus
 }
 
 // database is the one that ingest writes to.
@@ -139,7 +145,13 @@ func run(c *cobra.Command, o options) (err error) {
 		return err
 	}
 	defer ingest.Kill()
-	i := &installation{ingest, postgres}
+	i := &installation{Ingest: ingest, postgres: postgres}
+	if o.prometheus {
+		if i.watched, err = watch(ctx, o, dir, url, ingest); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, i.watched.close()) }()
+	}
 	if o.flood {
 		err = flood(ctx, c, o, i)
 	} else {

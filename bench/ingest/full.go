@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"postcall/bench/rig"
 )
 
 // Full compares a database in which much has happened with an empty one.
@@ -90,8 +92,7 @@ func (b *bench) fullLatency(ctx context.Context, f *Full, full *receiver) (err e
 }
 
 // fill makes events that have been processed and, as the last of them, some
-// that wait. Their payloads are small: what receiving meets of old events are
-// the indexes, and those hold no payloads. Keys are as random as real ones.
+// that wait, with their jobs.
 func (b *bench) fill(ctx context.Context, database string) (mib float64, err error) {
 	conn, err := pgx.Connect(ctx, b.postgres.URL(database))
 	if err != nil {
@@ -104,14 +105,7 @@ func (b *bench) fill(ctx context.Context, database string) (mib float64, err err
 	}{
 		// The log of filling is nobody's to wait for.
 		{`set synchronous_commit = off`, nil},
-		{`insert into webhook_events (
-				event_type, event_timestamp, agent_id, conversation_id, status, has_audio, payload, dedup_key, request_id,
-				analysis_state, processed, processed_at, received_at, last_delivered_at)
-			select 'post_call_transcription', 1700000000 + n, 'agent_' || n % 10, 'conv_' || md5(n::text), 'done', true,
-				jsonb_build_object('type', 'post_call_transcription', 'data', jsonb_build_object('conversation_id', 'conv_' || md5(n::text))),
-				'call:post_call_transcription:conv_' || md5(n::text) || ':' || 1700000000 + n, md5('request' || n),
-				case when n > $1 - $2 then 'queued' else 'done' end, n <= $1 - $2, case when n <= $1 - $2 then at end, at, at
-			from (select n, now() - interval '1 second' * ($1 - n) as at from generate_series(1, $1::int) n) made`, []any{b.events, b.jobs}},
+		{rig.OldEventsSQL, []any{b.events, b.jobs}},
 		{`insert into river_job (args, kind, max_attempts, metadata, priority, queue, state, unique_key, unique_states)
 			select jsonb_build_object('event_id', id, 'trigger', 'auto'), 'analyze', 8,
 				jsonb_build_object('request_id', request_id, 'conversation_id', conversation_id), 1, 'analyze', 'available',

@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"postcall/pkg/elevenlabs"
 )
@@ -58,6 +60,49 @@ func NewCalls(seed uint64) *Calls {
 	return c
 }
 
+// NewSpoken makes the calls of a seed in which words are said, Russian ones in
+// their form and about as often as in speech: for what looks at words. They are
+// of the same size, and databases can compress them.
+func NewSpoken(seed uint64) *Calls {
+	c := NewCalls(seed)
+	random := rand.New(rand.NewChaCha8(sha256.Sum256(strconv.AppendUint(nil, seed+1, 10)))) //nolint:gosec // the same calls each time
+	const vocabulary = 30_000
+	letters := []rune("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэф") // by how often they are
+	words := make([]string, vocabulary)
+	for i := range words {
+		word := make([]rune, 2+random.IntN(9))
+		for k := range word {
+			word[k] = letters[int(float64(len(letters))*math.Pow(random.Float64(), 1.5))]
+		}
+		words[i] = string(word)
+	}
+	text := make([]byte, 0, arenaSize+64)
+	for len(text) < arenaSize {
+		// Zipf: the word of rank r is said as often as 1/r tells.
+		rank := int(math.Exp(random.Float64() * math.Log(vocabulary)))
+		text = append(append(text, words[rank-1]...), ' ')
+	}
+	c.arena = text[:arenaSize]
+	return c
+}
+
+// whole makes a piece of spoken text one of whole words: what was cut at its
+// ends becomes spaces, so that it keeps its length. Text of one byte a character
+// comes back as it is.
+func whole(text []byte) []byte {
+	if len(text) == 0 || text[0] < utf8.RuneSelf && text[len(text)-1] < utf8.RuneSelf {
+		return text
+	}
+	text = bytes.Clone(text)
+	for i := 0; i < len(text) && text[i] >= utf8.RuneSelf; i++ {
+		text[i] = ' '
+	}
+	for i := len(text) - 1; i >= 0 && text[i] >= utf8.RuneSelf; i-- {
+		text[i] = ' '
+	}
+	return text
+}
+
 // ID is the conversation of the n-th call. Like ElevenLabs' own ids, and
 // unlike a counter, consecutive ones are nowhere near each other in an index.
 func (c *Calls) ID(n uint64) string {
@@ -85,7 +130,7 @@ func (c *Calls) transcript(n uint64, said int) []byte {
 		}
 		size := len(text) / (turns - turn)
 		b = fmt.Appendf(b, `%s{"role": "%s", "message": "Заявка %010d, %s", "tool_calls": [], "tool_results": [], "feedback": null, "time_in_call_secs": %d, "interrupted": false}`,
-			separator, role, n, text[:size], 10+7*turn)
+			separator, role, n, whole(text[:size]), 10+7*turn)
 		text = text[size:]
 	}
 	return append(b, `], "metadata": {"start_time_unix_secs": 1795000000, "call_duration_secs": 89, "cost": 578, "main_language": "ru", `+

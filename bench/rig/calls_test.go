@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"postcall/pkg/elevenlabs"
 )
@@ -64,6 +65,26 @@ func TestIncompressible(t *testing.T) {
 	// Two neighbours, both within gzip's window, do not help each other.
 	if r := ratio(append(calls.Transcript(3), calls.Transcript(4)...)); r < 0.60 {
 		t.Errorf("gzip makes two bodies %.0f %% of their size", 100*r)
+	}
+}
+
+// Spoken calls are whole words of valid text, of the same size, each another.
+func TestSpoken(t *testing.T) {
+	t.Parallel()
+	calls := NewSpoken(1)
+	seen := map[[32]byte]bool{}
+	for n := range uint64(500) {
+		body := calls.Transcript(n)
+		if len(body) != BodySize || !utf8.Valid(body) || !json.Valid(body) {
+			t.Fatalf("call %d: %d bytes, valid text: %t", n, len(body), utf8.Valid(body))
+		}
+		if e := elevenlabs.Parse(body, time.Now()); e.RawBody != nil || !e.Type.Analysable() {
+			t.Fatalf("call %d: %+v", n, e)
+		}
+		seen[calls.Said(n)] = true
+	}
+	if len(seen) != 500 {
+		t.Errorf("%d texts of 500 calls", len(seen))
 	}
 }
 

@@ -27,6 +27,20 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 	return &Postgres{d.Server}, nil
 }
 
+// OldEventsSQL makes $1 events of a second each up to now, of which the last $2
+// wait for their analysis and the others have it behind them. Their payloads
+// are small: what is met of old events are the indexes, and those hold no
+// payloads. Keys are as random as real ones.
+const OldEventsSQL = `
+	insert into webhook_events (
+		event_type, event_timestamp, agent_id, conversation_id, status, has_audio, payload, dedup_key, request_id,
+		analysis_state, processed, processed_at, received_at, last_delivered_at)
+	select 'post_call_transcription', 1700000000 + n, 'agent_' || n % 10, 'conv_' || md5(n::text), 'done', true,
+		jsonb_build_object('type', 'post_call_transcription', 'data', jsonb_build_object('conversation_id', 'conv_' || md5(n::text))),
+		'call:post_call_transcription:conv_' || md5(n::text) || ':' || 1700000000 + n, md5('request' || n),
+		case when n > $1 - $2 then 'queued' else 'done' end, n <= $1 - $2, case when n <= $1 - $2 then at end, at, at
+	from (select n, now() - interval '1 second' * ($1 - n) as at from generate_series(1, $1::int) n) made`
+
 // Room makes a directory for the files of a run beside the server's data. It
 // goes with the server; what a killed run leaves goes at the next start of one.
 func (p *Postgres) Room() (string, error) {

@@ -21,12 +21,17 @@ import (
 const startTimeout = 30 * time.Second
 
 // Build compiles the ingest process into a directory and returns its path.
-func Build(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "ingest")
+func Build(ctx context.Context, dir string) (string, error) { return build(ctx, dir, "ingest") }
+
+// BuildWorker compiles the worker.
+func BuildWorker(ctx context.Context, dir string) (string, error) { return build(ctx, dir, "worker") }
+
+func build(ctx context.Context, dir, process string) (string, error) {
+	path := filepath.Join(dir, process)
 	//nolint:gosec // a path that was made here
-	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "postcall/cmd/ingest").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "postcall/cmd/"+process).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("building ingest: %w\n%s", err, out)
+		return "", fmt.Errorf("building %s: %w\n%s", process, err, out)
 	}
 	return path, nil
 }
@@ -80,6 +85,12 @@ func NewIngest(ctx context.Context, binary, dir string, env ...string) (*Ingest,
 	i.env = append(i.env, env...)
 	return i, nil
 }
+
+// With adds to its environment, before it is started.
+func (i *Ingest) With(env ...string) { i.env = append(i.env, env...) }
+
+// FreeAddress is a host:port of this machine that nobody listens on just now.
+func FreeAddress(ctx context.Context) (string, error) { return freeAddress(ctx) }
 
 // freeAddress asks the system for a port. Somebody may take it before ingest
 // does, which then says so.

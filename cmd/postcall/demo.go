@@ -89,8 +89,8 @@ func runDemo(c *cobra.Command, once bool) error {
 		}
 		return err
 	}
-	say(`
-results     %s
+	say("\n%s", dashboard(i))
+	say(`results     %s
 log         %s
 database    psql '%s'
 one more    WEBHOOK_SECRET=%s go run ./cmd/postcall send --url %s%s FILE
@@ -128,4 +128,12 @@ func freePort(ctx context.Context, want string) (string, error) {
 		return "0", nil //nolint:nilerr // taken: any other will do
 	}
 	return want, l.Close()
+}
+
+// dashboard says where the dashboard is and how to get in.
+func dashboard(i *standalone.Installation) string {
+	if i.SignInURL == "" {
+		return "dashboard   " + i.URL + "/ (sign in with a token of ADMIN_TOKENS)"
+	}
+	return "dashboard   " + i.SignInURL + "\n            opens " + i.URL + "/ and signs you in, once, within 15 minutes"
 }

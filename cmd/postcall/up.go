@@ -61,6 +61,7 @@ func runUp(c *cobra.Command, dir string) error {
 	if err != nil {
 		return err
 	}
+	say("%s", dashboard(i))
 	say("receiving   %s%s\nresults     %s\n\nCtrl-C stops it.", i.URL, receive.Path, i.Worker.MarkdownPath)
 	return i.Wait()
 }

@@ -5,13 +5,13 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"postcall/pkg/access"
@@ -32,7 +32,8 @@ type Recordings interface {
 // API answers under /api. Nothing of it is open: without tokens everybody is
 // refused.
 type API struct {
-	Tokens access.Tokens
+	// Door tells who is asking, by token or by session.
+	Door *access.Door
 	// Pool is not receiving's: nothing that is asked here takes a connection
 	// from it. Nil without a database.
 	Pool       *pgxpool.Pool
@@ -44,35 +45,64 @@ type API struct {
 	// PerSecond is how many requests a token may make for long.
 	PerSecond int
 	Privacy   Privacy
+	Log       *zap.Logger
+
+	exporting atomic.Int32 // exports that run
+	limited   echo.MiddlewareFunc
+
+	Acting
+	Parts
 }
 
 // Register adds the routes.
 func (a *API) Register(e *echo.Echo) {
-	g := e.Group("/api", a.limitGuesses, a.limitTokens())
-	g.GET("/health/full", a.health, a.require(access.Viewer))
+	a.limited = a.limitTokens()
+	g := e.Group("/api", a.audited, limitBodies, a.authenticate, a.limited)
+	a.registerActing(e, g)
+	g.GET("/health/full", a.health, may(access.Viewer))
 	g.GET("/events/:id/audio", a.audio, a.require(access.Viewer))
+	g.GET("/openapi.yaml", a.describe)
+	g.GET("/events", a.events, a.require(access.Viewer))
+	g.GET("/events/:id", a.event, a.require(access.Viewer))
+	g.GET("/events.csv", a.eventsCSV, a.require(access.Admin))
+	g.GET("/events.jsonl", a.eventsJSONL, a.require(access.Admin))
+	g.GET("/stats", a.stats, a.require(access.Viewer))
+	g.GET("/rejections", a.rejections, a.require(access.Viewer))
 	a.registerPrivacy(g)
 }
 
-const identityKey = "identity"
+const visitorKey = "visitor"
 
-// limitGuesses lets in who shows a token. Failure policy: an address that has
-// guessed too often is answered 429 for what is no token; one that is a token
-// is always looked at, so that nobody can lock others out.
-func (a *API) limitGuesses(next echo.HandlerFunc) echo.HandlerFunc {
+// authenticate lets in who shows a token or a session. Failure policy: an
+// address that has guessed too often is answered 429 for what is neither; one
+// that is a token is always looked at, so that nobody can lock others out.
+func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		c.Response().Header().Set("Cache-Control", "no-store")
-		scheme, token, _ := strings.Cut(c.Request().Header.Get(echo.HeaderAuthorization), " ")
-		if who, ok := a.Tokens.Find(strings.TrimSpace(token)); ok && strings.EqualFold(scheme, "Bearer") {
-			c.Set(identityKey, who)
+		who, err := a.Door.Identify(c.Request())
+		c.Set(visitorKey, who)
+		if err == nil {
 			return next(c)
 		}
-		if retryAfter, ok := a.Guesses.Failed(a.Address(c.Request())); !ok {
-			return &call.Error{Code: call.RateLimited, Message: "Too many requests without a valid token from this address.", RetryAfter: retryAfter}
+		if call.CodeOf(err) != call.Unauthorized {
+			return err
+		}
+		if access.Guessed(err) {
+			if err := a.guessed(c); err != nil {
+				return err
+			}
 		}
 		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="postcall"`)
-		return call.Errorf(call.Unauthorized, "Send a token: Authorization: Bearer pcl_…; `postcall token new` makes one.")
+		return err
 	}
+}
+
+// guessed charges an address with a try that was none of ours.
+func (a *API) guessed(c echo.Context) error {
+	if retryAfter, ok := a.Guesses.Failed(a.Address(c.Request())); !ok {
+		return &call.Error{Code: call.RateLimited, Message: "Too many requests without a valid token from this address.", RetryAfter: retryAfter}
+	}
+	return nil
 }
 
 func (a *API) limitTokens() echo.MiddlewareFunc {
@@ -87,23 +117,34 @@ func (a *API) limitTokens() echo.MiddlewareFunc {
 	})
 }
 
-// require lets roles in from the least one on.
+// require lets roles in from the least one on, where there is a database.
 func (a *API) require(least access.Role) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return may(least)(func(c echo.Context) error {
+			if a.Pool == nil {
+				return call.Errorf(call.Unavailable, "There is no database: DATABASE_URL is not set.")
+			}
+			return next(c)
+		})
+	}
+}
+
+// may lets roles in from the least one on.
+func may(least access.Role) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			if !identity(c).Role.May(least) {
 				return call.Errorf(call.Forbidden, "This takes the role %s or a higher one.", least)
-			}
-			if a.Pool == nil {
-				return call.Errorf(call.Unavailable, "There is no database: DATABASE_URL is not set.")
 			}
 			return next(c)
 		}
 	}
 }
 
-func identity(c echo.Context) access.Identity {
-	who, _ := c.Get(identityKey).(access.Identity)
+func identity(c echo.Context) access.Identity { return visitor(c).Identity }
+
+func visitor(c echo.Context) access.Visitor {
+	who, _ := c.Get(visitorKey).(access.Visitor)
 	return who
 }
 
@@ -111,9 +152,9 @@ func identity(c echo.Context) access.Identity {
 // event itself, else the newest that came for the same conversation. ?kind=
 // chooses another than full_audio.
 func (a *API) audio(c echo.Context) error {
-	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
+	id, err := eventID(c)
 	if err != nil {
-		return call.Errorf(call.Invalid, "The id of an event is a number.")
+		return err
 	}
 	kind := c.QueryParam("kind")
 	if kind == "" {

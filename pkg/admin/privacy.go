@@ -3,12 +3,14 @@ package admin
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
+	"go.uber.org/zap"
 
 	"postcall/pkg/access"
 	"postcall/pkg/call"
@@ -18,7 +20,7 @@ import (
 
 // Privacy is what erasing and copying need.
 type Privacy struct {
-	Jobs  *queue.Client
+	// Store has the recordings.
 	Store privacy.Reader
 	// Key makes the digests by which the audit log names a subject.
 	Key string
@@ -26,67 +28,61 @@ type Privacy struct {
 	Region string
 }
 
-const (
-	// copyTime bounds a copy: every body of the archive may have to be read.
-	copyTime = 15 * time.Minute
-	// maxSubjectBody bounds a request that names a subject, in bytes.
-	maxSubjectBody = 4 << 10
-)
+// copyTime bounds a copy: every body of the archive may have to be read.
+const copyTime = 15 * time.Minute
 
 func (a *API) registerPrivacy(g *echo.Group) {
-	g.POST("/erase", a.erase, a.require(access.Admin))
-	g.GET("/erasures/:id", a.erasure, a.require(access.Admin))
-	g.GET("/subject-export", a.subjectExport, a.require(access.Admin))
+	admin := a.require(access.Admin)
+	g.POST("/erase", a.erase, action("erasure.order"), admin)
+	g.GET("/erasures/:id", a.erasure, admin)
+	g.GET("/subject-export", a.subjectExport, action("privacy.copy"), admin)
 }
 
 // erase orders an erasure, which the worker does, and answers 202 with where to
 // see what came of it. Unless dry_run is false, what would be erased is counted.
+// The worker records that it was done.
 func (a *API) erase(c echo.Context) error {
 	var body struct {
 		Phone        string `json:"phone"`
 		Conversation string `json:"conversation_id"`
 		DryRun       *bool  `json:"dry_run"`
 	}
-	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxSubjectBody)
-	if err := (&echo.DefaultBinder{}).BindBody(c, &body); err != nil {
-		return call.Errorf(call.Invalid, `Send JSON: {"phone": "+7…"} or {"conversation_id": "conv_…"}, and "dry_run": false to erase.`)
+	if err := decode(c, &body); err != nil {
+		return err
 	}
 	s, err := privacy.NewSubject(body.Phone, body.Conversation, a.Privacy.Region)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
-	defer cancel()
-	var id int64
-	err = pgx.BeginFunc(ctx, a.Pool, func(tx pgx.Tx) (err error) {
-		dryRun := body.DryRun == nil || *body.DryRun
-		id, err = privacy.Order(ctx, tx, s, privacy.Fingerprint(a.Privacy.Key, s), actor(c), dryRun)
+	dryRun, subject := body.DryRun == nil || *body.DryRun, privacy.Fingerprint(a.Privacy.Key, s)
+	entry(c).detail["dry_run"] = dryRun
+	status, err := act(a, c, subject, func(ctx context.Context, tx pgx.Tx) (privacy.Status, error) {
+		id, err := privacy.Order(ctx, tx, s, subject, a.actor(c), dryRun)
 		if err != nil {
-			return err
+			return privacy.Status{}, err
 		}
-		return queue.OrderErasure(ctx, tx, a.Privacy.Jobs, id)
+		if err := queue.OrderErasure(ctx, tx, a.Jobs, id); err != nil {
+			return privacy.Status{}, err
+		}
+		return privacy.StatusOf(ctx, tx, id)
 	})
-	if err != nil {
-		return fmt.Errorf("ordering an erasure: %w", err)
-	}
-	status, err := privacy.StatusOf(ctx, a.Pool, id)
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Set(echo.HeaderLocation, fmt.Sprintf("/api/erasures/%d", id))
+	c.Response().Header().Set(echo.HeaderLocation, fmt.Sprintf("/api/erasures/%d", status.ID))
 	return c.JSON(http.StatusAccepted, status)
 }
 
 func (a *API) erasure(c echo.Context) error {
 	id, err := strconv.ParseInt(c.Param("id"), 10, 64)
-	if err != nil {
-		return call.Errorf(call.Invalid, "The id of an erasure is a number.")
+	if err != nil || id <= 0 {
+		return call.Errorf(call.Invalid, "The id of an erasure is a number above 0.")
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
 	defer cancel()
 	status, err := privacy.StatusOf(ctx, a.Pool, id)
 	if err != nil {
-		return err
+		return unavailable(err)
 	}
 	return c.JSON(http.StatusOK, status)
 }
@@ -105,27 +101,45 @@ func (a *API) subjectExport(c echo.Context) error {
 	if err := http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(copyTime)); err != nil {
 		return fmt.Errorf("giving a copy time: %w", err)
 	}
-	fingerprint := privacy.Fingerprint(a.Privacy.Key, s)
-	// Whoever is given a copy is written down before the first byte leaves.
-	if err := privacy.Audit(ctx, a.Pool, actor(c), "privacy.copy", fingerprint, "done", nil); err != nil {
-		return err
-	}
 	answer := c.Response()
-	answer.Before(func() {
+	// Whoever is given a copy is written down before the first byte leaves.
+	handing := &onFirst{to: answer, do: func() error {
+		if err := privacy.Audit(ctx, a.Pool, a.actor(c), "privacy.copy", privacy.Fingerprint(a.Privacy.Key, s), "done", nil); err != nil {
+			return err
+		}
+		entry(c).written = true
 		answer.Header().Set(echo.HeaderContentType, "application/zip")
 		answer.Header().Set(echo.HeaderContentDisposition, `attachment; filename="subject.zip"`)
-	})
-	_, err = privacy.Copy(ctx, a.Pool, a.Privacy.Store, s, a.Privacy.Region, answer, nil)
+		return nil
+	}}
+	_, err = privacy.Copy(ctx, a.Pool, a.Privacy.Store, s, a.Privacy.Region, handing, nil)
 	if err != nil && answer.Committed {
 		// The ZIP has no end, which every program that opens it tells.
-		c.Logger().Error(err)
+		a.Log.Error("a copy of a person's data broke off", zap.String("request_id", requestID(c)), zap.Error(err))
 		panic(http.ErrAbortHandler)
 	}
-	return err
+	return unavailable(err)
 }
 
-func actor(c echo.Context) privacy.Actor {
+func (a *API) actor(c echo.Context) privacy.Actor {
 	who := identity(c)
-	return privacy.Actor{Name: who.Name, Role: string(who.Role), Address: c.RealIP(),
-		RequestID: c.Response().Header().Get(echo.HeaderXRequestID)}
+	return privacy.Actor{Name: who.Name, Role: string(who.Role), Address: a.Address(c.Request()).String(), RequestID: requestID(c)}
+}
+
+// onFirst does something before the first byte is written, which its error
+// prevents.
+type onFirst struct {
+	to   io.Writer
+	do   func() error
+	done bool
+}
+
+func (w *onFirst) Write(b []byte) (int, error) {
+	if !w.done {
+		if err := w.do(); err != nil {
+			return 0, err
+		}
+		w.done = true
+	}
+	return w.to.Write(b)
 }

@@ -56,13 +56,31 @@ func Shorten(s string, limit int) string {
 // them and one at each end: punctuation, quotes and case are how two
 // transcriptions of one sentence differ.
 func words(s string) string {
-	fields := strings.FieldsFunc(strings.ToLower(s), func(r rune) bool {
-		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r)
-	})
-	if len(fields) == 0 {
+	var b strings.Builder
+	b.Grow(len(s) + 2)
+	within := false
+	for _, r := range s {
+		switch {
+		case 'а' <= r && r <= 'я' || 'a' <= r && r <= 'z': // most are
+		case unicode.IsLetter(r), unicode.IsDigit(r), unicode.IsMark(r):
+			if r = unicode.ToLower(r); r == 'ё' {
+				r = 'е'
+			}
+		default:
+			within = false
+			continue
+		}
+		if !within {
+			b.WriteByte(' ')
+			within = true
+		}
+		b.WriteRune(r)
+	}
+	if b.Len() == 0 {
 		return ""
 	}
-	return strings.ReplaceAll(" "+strings.Join(fields, " ")+" ", "ё", "е")
+	b.WriteByte(' ')
+	return b.String()
 }
 
 func digits(s string) string {

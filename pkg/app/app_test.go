@@ -399,3 +399,39 @@ func TestLogsAreSilentAboutPeople(t *testing.T) {
 		}
 	}
 }
+
+// A flood of what is refused does not flood the log: lines are left out and
+// counted, those of kept deliveries never.
+func TestFloodedLog(t *testing.T) {
+	t.Parallel()
+	const flood, kept = 1000, 100
+	i := install(t, nil, map[string]string{"WEBHOOK_MAX_BODY_BYTES": "4096", "LOG_LEVEL": "info", "METRICS_ADDR": free(t)})
+	_, out := i.start("ingest")
+	var g errgroup.Group
+	g.SetLimit(16)
+	large := make([]byte, 5000)
+	signature := elevenlabs.Sign(secret, time.Now(), large)
+	for n := range flood {
+		g.Go(func() error {
+			if status := i.forge(signature, large); status != http.StatusRequestEntityTooLarge {
+				return fmt.Errorf("answered %d", status)
+			}
+			if n%(flood/kept) == 0 {
+				_, err := i.post.Send(t.Context(), callBody(fmt.Sprintf("conv_flood_%d", n)))
+				return err
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	lines, dropped := strings.Count(text, `"verdict":"too_large"`), int(scrape(t, i.env["METRICS_ADDR"]).sum(`postcall_log_lines_dropped_total\{\}`))
+	if lines+dropped != flood || lines == 0 || dropped < flood/2 {
+		t.Errorf("%d lines of %d refused deliveries, %d were left out", lines, flood, dropped)
+	}
+	if n := strings.Count(text, `"verdict":"kept"`); n != kept {
+		t.Errorf("%d lines of %d kept deliveries", n, kept)
+	}
+}

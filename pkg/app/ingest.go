@@ -16,8 +16,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
+	echomiddleware "github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
+	"riverqueue.com/riverui"
 
 	"postcall/pkg/access"
 	"postcall/pkg/admin"
@@ -27,9 +30,11 @@ import (
 	"postcall/pkg/gate"
 	"postcall/pkg/postgres"
 	"postcall/pkg/problem"
+	"postcall/pkg/queue"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
+	"postcall/pkg/web"
 )
 
 // Limits of the receiving server. How slowly a body may come is gate.Pace's
@@ -45,8 +50,10 @@ const (
 	receiveConns = 8
 	// peopleConns is the size of the pool for the API, and peopleStatement the
 	// longest that one of its statements may take.
-	peopleConns     = 4
+	peopleConns     = 8
 	peopleStatement = 10 * time.Second
+	// riverConns is the size of River UI's pool: its counts can be slow.
+	riverConns = 2
 	// guessesPerMinute is how many requests without a valid token an address may
 	// make before it is answered 429.
 	guessesPerMinute = 30
@@ -63,15 +70,21 @@ const (
 type Ingest struct {
 	config   config.Ingest
 	log      *zap.Logger
+	sampled  *zap.Logger   // for lines that come in floods
 	pool     *pgxpool.Pool // nil without DATABASE_URL
 	people   *pgxpool.Pool // for what people ask, apart from receiving's; nil like pool
+	river    *pgxpool.Pool // for River UI, apart from both; nil like pool
+	riverUI  *riverui.Handler
+	api      *admin.API
 	audio    *audio.Store
 	spool    *spool.Spool
 	keeper   *receive.Keeper
 	refused  *postgres.Rejections
 	metrics  *telemetry.Metrics // nil without METRICS_ADDR
+	traces   *telemetry.Traces
 	listener net.Listener
 	server   *http.Server
+	live     *web.Live // nil without a database
 	stopping atomic.Bool
 }
 
@@ -87,6 +100,9 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	}()
 	registry := telemetry.Registry()
 	metrics := receive.NewMetrics(registry)
+	if i.traces, err = telemetry.NewTraces(ctx, c.OTLPURL, "ingest", log); err != nil {
+		return nil, err
+	}
 	if i.spool, err = openSpool(c.Keeping, log); err != nil {
 		return nil, err
 	}
@@ -97,10 +113,12 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		return nil, err
 	}
 	i.keeper = newKeeper(c.Keeping, i.audio, i.spool, log)
+	i.sampled = telemetry.Sampled(log, registry)
+	i.keeper.Tracer, i.keeper.Sampled = i.traces.Own(), i.sampled
 	if c.DatabaseURL == "" {
 		log.Warn("DATABASE_URL is not set: every delivery is kept in the spool, until an ingest with a database drains it",
 			zap.String("spool", c.SpoolPath))
-	} else if err := i.database(ctx, metrics); err != nil {
+	} else if err := i.database(ctx, registry, metrics); err != nil {
 		return nil, err
 	}
 	i.refused = postgres.NewRejections(i.pool, log)
@@ -108,22 +126,18 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := access.ParseTokens(c.AdminTokens)
-	if err != nil {
-		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
-	}
-	api := &admin.API{
-		Tokens: tokens, Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool}, Address: handler.Proxies.ClientAddress,
-		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
-		PerSecond: c.AdminRPS,
+	if i.api, err = i.forPeople(handler); err != nil {
+		return nil, err
 	}
 	if i.people != nil {
-		if api.Privacy, err = i.privacy(); err != nil {
-			return nil, err
-		}
+		i.live = web.NewLive(i.people, log)
+	}
+	pages, err := web.New(i.api, i.live, receive.Path, log)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the dashboard: %w", err)
 	}
 	i.server = &http.Server{
-		Handler:           i.router(handler, api),
+		Handler:           i.traced(i.router(handler, i.api, pages)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -131,9 +145,13 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log),
 	}
+	if i.live != nil {
+		// A stream would hold up the shutdown until its bound.
+		i.server.RegisterOnShutdown(i.live.Close)
+	}
 	observe(registry, i.spool, handler, i.refused)
 	if c.MetricsAddr != "" {
-		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
+		if i.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, nil, log); err != nil {
 			return nil, err
 		}
 	}
@@ -146,12 +164,20 @@ func NewIngest(ctx context.Context, c config.Ingest, log *zap.Logger) (_ *Ingest
 }
 
 // database sets receiving up to commit.
-func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err error) {
-	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience)
+func (i *Ingest) database(ctx context.Context, registry *prometheus.Registry, metrics *receive.Metrics) (err error) {
+	observed := telemetry.NewDatabase(registry, i.traces)
+	i.pool, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest", receiveConns, 2*patience, observed.Tracer("ingest"))
 	if err != nil {
 		return err
 	}
-	i.people, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest api", peopleConns, peopleStatement)
+	i.people, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest api", peopleConns, peopleStatement, observed.Tracer("api"))
+	if err != nil {
+		return err
+	}
+	observed.Watch("ingest", i.pool)
+	observed.Watch("api", i.people)
+	registry.MustRegister(&queue.Collector{Pool: i.people, Log: i.log})
+	i.river, err = postgres.Pool(ctx, i.config.DatabaseURL.Reveal(), "postcall ingest riverui", riverConns, peopleStatement)
 	if err != nil {
 		return err
 	}
@@ -165,7 +191,13 @@ func (i *Ingest) database(ctx context.Context, metrics *receive.Metrics) (err er
 	} else if err := migrated(ctx, i.pool); err != nil {
 		return err
 	}
-	i.keeper.Committer, err = newCommitter(i.config.Keeping, i.pool, metrics, i.log)
+	// A shared transaction belongs to many deliveries, each of which has a span of
+	// its own for it.
+	seen, err := middleware(registry, i.traces, noop.NewTracerProvider())
+	if err != nil {
+		return err
+	}
+	i.keeper.Committer, err = newCommitter(i.config.Keeping, i.pool, metrics, i.log, seen...)
 	return err
 }
 
@@ -191,16 +223,66 @@ func (i *Ingest) handler(metrics *receive.Metrics) (*receive.Handler, error) {
 		TempDir:    filepath.Dir(c.SpoolPath),
 		Metrics:    metrics,
 		Log:        i.log,
+		Sampled:    i.sampled,
 	}, nil
 }
 
+// forPeople sets up what people and programs with a token ask.
+func (i *Ingest) forPeople(deliveries *receive.Handler) (_ *admin.API, err error) {
+	c := i.config
+	tokens, err := access.ParseTokens(c.AdminTokens)
+	if err != nil {
+		return nil, fmt.Errorf("ADMIN_TOKENS: %w", err)
+	}
+	sessions, err := access.NewSessions(config.Reveal(c.SessionKeys), tokens, access.SpentTable{Pool: i.people})
+	if err != nil {
+		return nil, fmt.Errorf("SESSION_KEY: %w", err)
+	}
+	api := &admin.API{
+		Door: &access.Door{Tokens: tokens, Sessions: sessions, Secure: deliveries.Proxies.HTTPS},
+		Pool: i.people, Recordings: i.audio, Backlog: backlog{i.spool, c.SpoolMaxBytes}, Address: deliveries.Proxies.ClientAddress,
+		Guesses:   gate.NewLimits(gate.Rates{FailuresPerMinute: guessesPerMinute, PerSecond: c.AdminRPS, Burst: c.AdminRPS}),
+		PerSecond: c.AdminRPS,
+		Log:       i.log,
+		Acting:    admin.Acting{MaxAttempts: c.MaxAttempts},
+		Privacy:   admin.Privacy{Store: i.audio, Key: c.PrivacyKey.Reveal(), Region: c.PhoneRegion},
+		Parts: admin.Parts{
+			ProbeAudio: i.audio.Probe, Deliveries: deliveries.Limits, Version: telemetry.Version(),
+			Disk:    func() (free, total uint64, err error) { return diskSpace(filepath.Dir(c.SpoolPath)) },
+			Secrets: len(c.WebhookSecret), AdminTokens: len(c.AdminTokens), StableSessions: len(c.SessionKeys) > 0,
+		},
+	}
+	if i.pool == nil {
+		return api, nil
+	}
+	if api.Jobs, err = queue.NewInserter(i.people, telemetry.Slog(i.log)); err != nil {
+		return nil, err
+	}
+	jobs, err := queue.NewInserter(i.river, telemetry.Slog(i.log))
+	if err != nil {
+		return nil, err
+	}
+	i.riverUI, err = riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(jobs, nil), Logger: telemetry.Slog(i.log), Prefix: admin.RiverPath,
+		JobListHideArgsByDefault: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up River UI: %w", err)
+	}
+	api.RiverUI = i.riverUI
+	return api, nil
+}
+
+// SignInURL is a link that signs the holder of a token in, once.
+func (i *Ingest) SignInURL(token string) (string, error) { return i.api.SignInURL(i.URL(), token) }
+
 // router is the list of routes.
-func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo {
+func (i *Ingest) router(deliveries *receive.Handler, api *admin.API, pages *web.Dashboard) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = problem.Handler(i.log)
+	e.HTTPErrorHandler = problem.Handler(i.sampled)
 	e.IPExtractor = func(r *http.Request) string { return deliveries.Proxies.ClientAddress(r).String() }
-	e.Use(requestID, middleware.RecoverWithConfig(middleware.RecoverConfig{
+	e.Use(requestID, named, admin.SecurityHeaders(deliveries.Proxies.HTTPS), echomiddleware.RecoverWithConfig(echomiddleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
 			i.log.Error("panic", zap.String("route", c.Path()), zap.Error(err), zap.ByteString("stack", stack))
 			return err
@@ -212,16 +294,20 @@ func (i *Ingest) router(deliveries *receive.Handler, api *admin.API) *echo.Echo 
 	})
 	e.GET("/health/ready", i.ready)
 	api.Register(e)
+	pages.Register(e)
 	return e
 }
 
 // backlog is the spool as the API looks at it.
-type backlog struct{ *spool.Spool }
+type backlog struct {
+	*spool.Spool
+	most int64
+}
 
-// Waiting is how many deliveries wait, and for how long the oldest has.
-func (b backlog) Waiting() (entries int64, oldest time.Duration) {
+// Waiting is what waits there.
+func (b backlog) Waiting() admin.Waiting {
 	s := b.Stats()
-	return s.Entries, s.OldestAge
+	return admin.Waiting{Entries: s.Entries, Bytes: s.Bytes, MaxBytes: b.most, Oldest: s.OldestAge}
 }
 
 // readiness is what a balancer is told. It holds figures, no names.
@@ -262,7 +348,7 @@ func (i *Ingest) ready(c echo.Context) error {
 // requestID gives each request an id, its sender's own if that is a sane one,
 // and answers with it.
 func requestID(next echo.HandlerFunc) echo.HandlerFunc {
-	taken := middleware.RequestIDWithConfig(middleware.RequestIDConfig{Generator: uuid.NewString})(next)
+	taken := echomiddleware.RequestIDWithConfig(echomiddleware.RequestIDConfig{Generator: uuid.NewString})(next)
 	return func(c echo.Context) error {
 		if header := c.Request().Header; !sane(header.Get(echo.HeaderXRequestID)) {
 			header.Del(echo.HeaderXRequestID)
@@ -301,10 +387,17 @@ func (i *Ingest) Serve(ctx context.Context) error {
 
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	if i.riverUI != nil {
+		// Its background queries end with the context; it offers nothing to wait for.
+		if err := i.riverUI.Start(background); err != nil {
+			return fmt.Errorf("starting River UI: %w", err)
+		}
+	}
 	var wg sync.WaitGroup
 	if i.pool != nil {
 		wg.Go(func() { i.refused.Run(background) })
 		wg.Go(func() { i.keeper.Committer.Run(background) })
+		wg.Go(func() { i.live.Run(background) })
 		wg.Go(func() { i.spool.Run(background, i.keeper.Redeliver) })
 	}
 	if i.metrics != nil {
@@ -352,9 +445,10 @@ func (i *Ingest) Close() {
 			i.log.Error("closing the audio store", zap.Error(err))
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{i.pool, i.people} {
+	for _, pool := range []*pgxpool.Pool{i.pool, i.people, i.river} {
 		if pool != nil {
 			pool.Close()
 		}
 	}
+	i.traces.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 
 	"postcall/pkg/audio"
@@ -43,8 +44,8 @@ func newKeeper(c config.Keeping, recordings *audio.Store, journal *spool.Spool, 
 }
 
 // newCommitter makes the keeper's way to the database; it must be run.
-func newCommitter(c config.Keeping, pool *pgxpool.Pool, metrics *receive.Metrics, log *zap.Logger) (*receive.Committer, error) {
-	jobs, err := queue.NewInserter(pool, telemetry.Slog(log))
+func newCommitter(c config.Keeping, pool *pgxpool.Pool, metrics *receive.Metrics, log *zap.Logger, seen ...rivertype.Middleware) (*receive.Committer, error) {
+	jobs, err := queue.NewInserter(pool, telemetry.Slog(log), seen...)
 	if err != nil {
 		return nil, err
 	}

@@ -19,13 +19,13 @@ import (
 )
 
 // process runs one of the processes as the operating system sees it.
-func (i *installation) process(name string) (*exec.Cmd, output) {
+func (i *installation) process(name string, args ...string) (*exec.Cmd, output) {
 	i.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(i.t.Context(), self)
+	cmd := exec.CommandContext(i.t.Context(), self, args...)
 	cmd.Env = append(os.Environ(), asProcess+"="+name)
 	for k, v := range i.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -49,9 +49,22 @@ func (i *installation) process(name string) (*exec.Cmd, output) {
 	return cmd, out
 }
 
+// forsake lets what a killed worker held have been running for an hour, instead
+// of waiting for minutes until it is taken for lost. It must be called again and
+// again: a statement of the killed one may still have been on its way.
+func (i *installation) forsake(killed time.Time) {
+	i.t.Helper()
+	_, err := i.pool.Exec(i.t.Context(), `
+		update river_job set attempted_at = attempted_at - interval '1 hour'
+		where state = 'running' and attempted_at < $1 and attempted_at > now() - interval '30 minutes'`, killed.Add(time.Second))
+	if err != nil {
+		i.t.Fatal(err)
+	}
+}
+
 // start runs ingest as a process on a port of its own and waits until it
 // receives.
-func (i *installation) start(name string) (*exec.Cmd, output) {
+func (i *installation) start(name string) (*exec.Cmd, output) { //nolint:unparam // it says what is started where it is called
 	i.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -126,13 +139,10 @@ func TestKilledWorker(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What the killed ones held is still marked as running. Instead of waiting
-	// for minutes, let it have been running for an hour.
-	if _, err := i.pool.Exec(t.Context(), `update river_job set attempted_at = attempted_at - interval '1 hour' where state = 'running'`); err != nil {
-		t.Fatal(err)
-	}
+	killed := time.Now()
 	// A rescued job's next try is not waited for either.
 	hurry := func() string {
+		i.forsake(killed)
 		if _, err := i.pool.Exec(t.Context(), `update river_job set scheduled_at = now() where state = 'retryable'`); err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package app_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -149,21 +151,29 @@ func TestLeadOutcomes(t *testing.T) {
 		statuses string // of the attempts, in order
 		job      string // its final state
 		leads    int
+		env      map[string]string
 	}
 	tests := []test{
-		{"taken", nil, false, "delivered", "completed", 1},
-		{"500, once", status(500), false, "unknown delivered", "completed", 1},
-		{"500 after it was taken, once", arrived(status(500)), false, "unknown delivered", "completed", 1},
-		{"connection cut, once", &bpmsofttest.Fault{}, false, "unknown delivered", "completed", 1},
-		{"connection cut after it was taken, once", &bpmsofttest.Fault{Done: true}, false, "unknown delivered", "completed", 1},
-		{"an answer not understood, once", arrived(reply("{}")), false, "unknown delivered", "completed", 1},
-		{"429, once", status(429), false, "failed delivered", "completed", 1},
-		{"refused, once", reply(refusal), false, "refused delivered", "completed", 1},
-		{"500, always", status(500), true, "unknown unknown unknown", "discarded", 0},
-		{"refused, always", reply(refusal), true, "refused refused refused", "discarded", 0},
-		{"empty result, once", reply(`{"SaveWebFormObjectDataResult":""}`), false, "failed delivered", "completed", 1},
-		{"404, once", status(404), false, "failed delivered", "completed", 1},
-		{"a page, once", reply("<html>"), false, "failed delivered", "completed", 1},
+		{"taken", nil, false, "delivered", "completed", 1, nil},
+		{"500, once", status(500), false, "unknown delivered", "completed", 1, nil},
+		{"500 after it was taken, once", arrived(status(500)), false, "unknown delivered", "completed", 1, nil},
+		{"connection cut, once", &bpmsofttest.Fault{}, false, "unknown delivered", "completed", 1, nil},
+		{"connection cut after it was taken, once", &bpmsofttest.Fault{Done: true}, false, "unknown delivered", "completed", 1, nil},
+		{"an answer not understood, once", arrived(reply("{}")), false, "unknown delivered", "completed", 1, nil},
+		{"429, once", status(429), false, "failed delivered", "completed", 1, nil},
+		{"refused, once", reply(refusal), false, "refused delivered", "completed", 1, nil},
+		{"500, always", status(500), true, "unknown unknown unknown", "discarded", 0, nil},
+		{"refused, always", reply(refusal), true, "refused refused refused", "discarded", 0, nil},
+		{"empty result, once", reply(`{"SaveWebFormObjectDataResult":""}`), false, "failed delivered", "completed", 1, nil},
+		{"404, once", status(404), false, "failed delivered", "completed", 1, nil},
+		{"no answer in time, once", &bpmsofttest.Fault{Silent: true}, false, "unknown delivered", "completed", 1, nil},
+		{"no answer in time after it was taken, once", &bpmsofttest.Fault{Silent: true, Done: true}, false, "unknown delivered", "completed", 1, nil},
+		{"408, once", status(408), false, "unknown delivered", "completed", 1, nil},
+		{"a redirect, once", &bpmsofttest.Fault{Status: http.StatusFound, Header: http.Header{"Location": {"/Login/NuiLogin.aspx"}}}, false, "failed delivered", "completed", 1, nil},
+		{"401, once", status(401), false, "failed delivered", "completed", 1, nil},
+		{"403, once", status(403), false, "failed delivered", "completed", 1, nil},
+		{"a Referer of another domain, always", nil, true, "refused refused refused", "discarded", 0, map[string]string{"CRM_REFERER": "https://other.example/"}},
+		{"a page, once", reply("<html>"), false, "failed delivered", "completed", 1, nil},
 	}
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
@@ -173,7 +183,9 @@ func TestLeadOutcomes(t *testing.T) {
 		for _, test := range tests {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
-				i, stand := crm(t, map[string]string{"CRM_MAX_RETRIES": "2"})
+				env := map[string]string{"CRM_MAX_RETRIES": "2"}
+				maps.Copy(env, test.env)
+				i, stand := crm(t, env)
 				stand.Fail(func(n int) *bpmsofttest.Fault {
 					if n == 1 || test.always {
 						return test.fault
@@ -286,10 +298,30 @@ func TestCircuit(t *testing.T) {
 	if got := i.text(`select count(*) from river_job where kind = 'crm_bpmsoft' and cardinality(errors) > 1`); got != "0" {
 		t.Errorf("%s jobs used up attempts while nothing was sent", got)
 	}
-	stand.Fail(nil)
-	if _, err := i.pool.Exec(t.Context(), `update crm_targets set open_until = now()`); err != nil { // a quarter of an hour later
-		t.Fatal(err)
+	later := func() {
+		t.Helper()
+		if _, err := i.pool.Exec(t.Context(), `update crm_targets set open_until = now()`); err != nil { // a quarter of an hour later
+			t.Fatal(err)
+		}
 	}
+	// A stand that asks to wait is not yet one that takes something.
+	stand.Fail(func(int) *bpmsofttest.Fault {
+		return &bpmsofttest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}}}
+	})
+	later()
+	eventually(t, func() string {
+		i.hasten()
+		if stand.Requests() < 3 {
+			return "nobody has looked"
+		}
+		return ""
+	})
+	i.wait("1", `select count(*) from crm_dispatches where http_status = 429`)
+	if got := i.text(`select open_until > now() + interval '1 minute' from crm_targets where target = 'bpmsoft'`); got != "true" {
+		t.Errorf("after a 429 the circuit is open for a while still: %s", got)
+	}
+	stand.Fail(nil)
+	later()
 	eventually(t, func() string {
 		i.hasten()
 		if n := len(stand.Leads()); n != calls {
@@ -334,5 +366,111 @@ func TestResend(t *testing.T) {
 	resend(true)
 	if leads := stand.Leads(); stand.Requests() != 2 || len(leads) != 1 || leads[0].Saves != 2 {
 		t.Errorf("by force: %d requests, leads %+v", stand.Requests(), leads)
+	}
+}
+
+// A resend is tried as often as the worker's configuration says, whoever asked
+// for it.
+func TestResendAttempts(t *testing.T) {
+	t.Parallel()
+	i, stand := crm(t, map[string]string{"CRM_MAX_RETRIES": "1", "CRM_CIRCUIT_FAILURES": "100"})
+	i.ingest()
+	i.worker()
+	a := i.send(callBody("conv_resend_attempts"))
+	i.wait("1", `select count(*) from crm_dispatches where status = 'delivered' and event_id = $1`, a.EventID)
+	stand.Fail(func(int) *bpmsofttest.Fault { return &bpmsofttest.Fault{Status: http.StatusInternalServerError} })
+	client, err := queue.NewInserter(i.pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var job int64
+	if err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) (err error) {
+		job, err = queue.ResendCRM(t.Context(), tx, client, a.EventID, call.TargetBPMSoft, true)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		i.hasten()
+		if state := i.text(`select state from river_job where id = $1`, job); state != "discarded" {
+			return "the job is " + state
+		}
+		return ""
+	})
+	if got := stand.Requests(); got != 3 {
+		t.Errorf("%d requests, want the first call's and two of the resend", got)
+	}
+}
+
+// What the Node service has sent is not sent again, unless by force; what it
+// failed to send is.
+func TestLeadsSentByNode(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		response string
+		want     string // of the call's own dispatch
+		leads    int
+	}{
+		"taken":   {`{"SaveWebFormObjectDataResult":"{resultMessage:\"\",resultCode:0}"}`, "skipped", 0},
+		"refused": {`{"SaveWebFormObjectDataResult":"{resultMessage:\"Нет доступа\",resultCode:-1}"}`, "delivered", 1},
+		"a page":  {`<html>Вход</html>`, "delivered", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i, stand := crm(t, nil)
+			i.ingest()
+			a := i.send(callBody("conv_node"))
+			// The Node service kept no analysis, no target and no attempt.
+			if _, err := i.pool.Exec(t.Context(), `
+				insert into crm_dispatches (event_id, payload, response_text, status)
+				values ($1, '{}', $2, 'success')`, a.EventID, test.response); err != nil {
+				t.Fatal(err)
+			}
+			i.worker()
+			i.wait(test.want, `select status from crm_dispatches where event_id = $1 and analysis_id is not null and status <> 'sending'`, a.EventID)
+			if n := len(stand.Leads()); n != test.leads {
+				t.Errorf("%d leads, want %d", n, test.leads)
+			}
+			if test.leads > 0 {
+				return
+			}
+			client, err := queue.NewInserter(i.pool, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) error {
+				_, err := queue.ResendCRM(t.Context(), tx, client, a.EventID, call.TargetBPMSoft, true)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			i.wait("1", `select count(*) from crm_dispatches where status = 'delivered'`)
+		})
+	}
+}
+
+// However many workers and jobs there are, the stand is asked no oftener than
+// CRM_MIN_MS allows.
+func TestLeadsPaced(t *testing.T) {
+	t.Parallel()
+	const gap, calls = 400 * time.Millisecond, 6
+	i, stand := crm(t, map[string]string{"CRM_MIN_MS": strconv.Itoa(int(gap.Milliseconds()))})
+	i.ingest()
+	i.worker()
+	i.worker()
+	var starts []time.Time
+	stand.Fail(func(int) *bpmsofttest.Fault { // under the server's lock
+		starts = append(starts, time.Now())
+		return nil
+	})
+	for n := range calls {
+		i.send(callBody("conv_paced_" + strconv.Itoa(n)))
+	}
+	i.wait(strconv.Itoa(calls), `select count(*) from crm_dispatches where status = 'delivered'`)
+	stand.Fail(nil)
+	// A single gap may shrink on a busy machine, when the earlier of two requests
+	// was held up on its way; all of them together cannot.
+	if took := starts[len(starts)-1].Sub(starts[0]); len(starts) != calls || took < (calls-2)*gap {
+		t.Errorf("%d requests within %s", len(starts), took)
 	}
 }

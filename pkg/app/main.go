@@ -52,7 +52,7 @@ func IngestMain() int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(ingestGC)
 	}
-	return run("ingest", "takes ElevenLabs' post-call webhooks and keeps them in PostgreSQL",
+	return run("ingest", "takes ElevenLabs' post-call webhooks and keeps them in PostgreSQL", ingestHealth,
 		func(ctx context.Context) (server, *zap.Logger, error) {
 			c, err := config.LoadIngest(ctx, config.Environment())
 			if err != nil {
@@ -69,7 +69,7 @@ func IngestMain() int {
 
 // WorkerMain is the whole of cmd/worker.
 func WorkerMain() int {
-	return run("worker", "analyses the kept calls and hands the results on",
+	return run("worker", "analyses the kept calls and hands the results on", workerHealth,
 		func(ctx context.Context) (server, *zap.Logger, error) {
 			c, err := config.LoadWorker(ctx, config.Environment())
 			if err != nil {
@@ -84,7 +84,14 @@ func WorkerMain() int {
 		})
 }
 
-func run(process, purpose string, start func(context.Context) (server, *zap.Logger, error)) int {
+func run(process, purpose string, health func(context.Context) error, start func(context.Context) (server, *zap.Logger, error)) int {
+	if len(os.Args) == 2 && os.Args[1] == "healthcheck" {
+		err := health(context.Background())
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", process, err)
+		}
+		return ExitCode(err)
+	}
 	if len(os.Args) > 1 {
 		usage(os.Stdout, process, purpose)
 		if arg := os.Args[1]; arg == "-h" || arg == "--help" || arg == "help" {
@@ -113,7 +120,8 @@ func run(process, purpose string, start func(context.Context) (server, *zap.Logg
 
 // usage prints what the process does and every variable that it reads.
 func usage(w io.Writer, process, purpose string) {
-	fmt.Fprintf(w, "%s %s.\n\nIt takes no arguments; everything is set by the environment:\n\n", process, purpose)
+	fmt.Fprintf(w, "%s %s.\n\nIt takes no arguments; everything is set by the environment. `%s healthcheck` asks the one that\n"+
+		"runs beside it, with the same environment, whether it is ready, and ends with 0 if it is.\n\n", process, purpose, process)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, v := range config.Variables() {
 		if !strings.Contains(strings.Join(v.Readers, " "), process) {

@@ -12,14 +12,11 @@ import (
 	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 
-	"postcall/pkg/admin"
 	"postcall/pkg/audio"
 	"postcall/pkg/config"
 	"postcall/pkg/export/markdown"
 	"postcall/pkg/postgres"
 	"postcall/pkg/privacy"
-	"postcall/pkg/queue"
-	"postcall/pkg/telemetry"
 )
 
 // searchTime is how long an erasure's job looks for a phone number before it
@@ -47,15 +44,6 @@ func ages(c config.Retention) privacy.Ages {
 		Analyses: config.Age(c.Analyses), Dispatches: config.Age(c.Dispatches),
 		Rejections: config.Age(c.Rejections), Audit: config.Age(c.Audit),
 	}
-}
-
-// privacy is what the API needs to erase and to copy.
-func (i *Ingest) privacy() (admin.Privacy, error) {
-	jobs, err := queue.NewInserter(i.people, telemetry.Slog(i.log))
-	if err != nil {
-		return admin.Privacy{}, err
-	}
-	return admin.Privacy{Jobs: jobs, Store: i.audio, Key: i.config.PrivacyKey.Reveal(), Region: i.config.PhoneRegion}, nil
 }
 
 // privacyConns is the pool of a command; privacyStatement its longest statement.

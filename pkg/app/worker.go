@@ -15,6 +15,7 @@ import (
 	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
+	"postcall/pkg/archive"
 	"postcall/pkg/audio"
 	"postcall/pkg/call"
 	"postcall/pkg/config"
@@ -40,21 +41,29 @@ type Worker struct {
 	breaker  *work.Breaker
 	audio    *audio.Store
 	metrics  *telemetry.Metrics // nil without METRICS_ADDR
+	traces   *telemetry.Traces
 }
 
 // NewWorker connects and sets the jobs up; none runs before Serve.
 func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker, err error) {
 	w := &Worker{config: c, log: log}
-	defer func() {
+	defer func() { //nolint:contextcheck // closing goes on when the context has ended
 		if err != nil {
 			w.close()
 		}
 	}()
+	registry := telemetry.Registry()
+	if w.traces, err = telemetry.NewTraces(ctx, c.OTLPURL, "worker", log); err != nil {
+		return nil, err
+	}
+	observed := telemetry.NewDatabase(registry, w.traces)
 	// A connection for each analysis and export, and a few for River itself.
-	w.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall worker", int32(min(c.MaxConcurrency, 32)+min(c.CRMConcurrency, 32)+8), workerStatement)
+	w.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall worker", int32(min(c.MaxConcurrency, 32)+min(c.CRMConcurrency, 32)+8), workerStatement, observed.Tracer("worker"))
 	if err != nil {
 		return nil, err
 	}
+	observed.Watch("worker", w.pool)
+	registry.MustRegister(&queue.Collector{Pool: w.pool, Log: log})
 	starting, cancel := context.WithTimeout(ctx, startup)
 	defer cancel()
 	if err := postgres.Wait(starting, w.pool); err != nil {
@@ -67,7 +76,7 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		Pool: w.pool, Name: queue.QueueAnalyze, Places: places(c), Gap: c.MinGap(), Log: log,
 	})
 	analyzer, limit, err := Analyzer(c, func(o *openai.Options) {
-		o.HTTPClient = &http.Client{Transport: w.throttle.Transport(openai.Transport())}
+		o.HTTPClient = &http.Client{Transport: w.throttle.Transport(traced(w.traces, openai.Transport()))}
 		// A request waits for its turn within its time-out, which is longer by that:
 		// everybody's turn comes before one's own, at worst.
 		o.Timeout += time.Duration(places(c)) * c.MinGap()
@@ -76,11 +85,11 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		return nil, err
 	}
 	w.breaker = &work.Breaker{Pool: w.pool, Analyzer: analyzer, By: name(), Probing: work.DefaultProbing, Log: log}
-	registry := telemetry.Registry()
+	metrics := work.NewMetrics(registry)
 	workers := river.NewWorkers()
 	analyses := &work.Analyze{
 		Pool: w.pool, Analyzer: analyzer, Throttle: w.throttle, Breaker: w.breaker,
-		Metrics: work.NewMetrics(registry), Log: log, Limit: limit,
+		Metrics: metrics, Log: log, Limit: limit,
 	}
 	targets, err := targets(c, log)
 	if err != nil {
@@ -93,7 +102,7 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 		}
 		// Registered even when nothing is exported: jobs of before are still this
 		// installation's.
-		work.AddExport(workers, &work.Export{Target: t, Pool: w.pool, Log: log})
+		work.AddExport(workers, &work.Export{Target: t, Pool: w.pool, Metrics: metrics, Log: log})
 		if t.Concurrency > 0 {
 			exports[t.Exporter.Target()] = t.Concurrency
 		}
@@ -107,15 +116,20 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	if err := w.alerting(workers); err != nil {
 		return nil, err
 	}
+	seen, err := middleware(registry, w.traces, w.traces)
+	if err != nil {
+		return nil, err
+	}
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
-		Logger: telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
+		Middleware: seen,
+		Logger:     telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
 		Exports: exports, Timeout: max(longest, work.AnalyzeTimeout(limit, w.throttle)), SoftStop: c.ShutdownTimeout(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	if c.MetricsAddr != "" {
-		if w.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, log); err != nil {
+		if w.metrics, err = telemetry.NewMetrics(ctx, c.MetricsAddr, registry, w.pool.Ping, log); err != nil {
 			return nil, err
 		}
 	}
@@ -171,12 +185,15 @@ func Analyzer(c config.Worker, edit func(*openai.Options)) (analyze.Analyzer, ti
 // Serve works jobs until the context ends, then finishes those that run within
 // the configured bound; what is not finished by then goes back to the queue.
 func (w *Worker) Serve(ctx context.Context) error {
-	defer w.close()
+	defer w.close() //nolint:contextcheck // closing goes on when the context has ended
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
 	wg.Go(func() { w.throttle.Run(background) })
+	wg.Go(func() { w.beSeen(background) })
+	indexer := &archive.Indexer{Pool: w.pool, Log: w.log}
+	wg.Go(func() { indexer.Run(background) })
 	if w.metrics != nil {
 		wg.Go(func() { w.metrics.Serve(background) })
 	}
@@ -213,4 +230,5 @@ func (w *Worker) close() {
 	if w.pool != nil {
 		w.pool.Close()
 	}
+	w.traces.Close()
 }

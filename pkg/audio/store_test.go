@@ -145,8 +145,10 @@ func TestStore(t *testing.T) {
 			t.Errorf("reading what was deleted: %v", err)
 		}
 		read(t, store, other.Key, 0, 1)
-		if err := store.Check(t.Context()); err != nil {
-			t.Fatal(err)
+		for _, check := range []func(context.Context) error{store.Check, store.Probe} {
+			if err := check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if left != nil && len(left()) != 1 {
 			t.Errorf("there are %v", left())
@@ -433,7 +435,7 @@ func TestAway(t *testing.T) {
 		c.end()
 		_, readErr := store.NewRangeReader(t.Context(), o.Key, 0, -1)
 		for what, err := range map[string]error{
-			"check": store.Check(t.Context()), "put": store.Put(t.Context(), o.Key, strings.NewReader("x")), "read": readErr,
+			"check": store.Check(t.Context()), "probe": store.Probe(t.Context()), "put": store.Put(t.Context(), o.Key, strings.NewReader("x")), "read": readErr,
 			"delete": store.Delete(t.Context(), o.Key),
 			"serve":  store.Serve(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), o.Key),
 		} {

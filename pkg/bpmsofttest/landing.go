@@ -174,6 +174,10 @@ func (s *LandingServer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	silent := s.silent
 	s.mu.Unlock()
+	if fault != nil && fault.Silent {
+		<-r.Context().Done()
+		return
+	}
 	if silent != nil {
 		select {
 		case <-silent:

@@ -47,7 +47,8 @@ const (
 type Fault struct {
 	// Done says that the server does its work all the same, before the fault.
 	Done   bool
-	Status int // 0 cuts the connection
+	Silent bool // no answer, until the client leaves (the landing service alone)
+	Status int  // 0 cuts the connection
 	Header http.Header
 	Body   string
 }

@@ -45,7 +45,8 @@ type Common struct {
 	DatabaseURL Secret `env:"DATABASE_URL" check:"postgres_url" required:"worker" desc:"PostgreSQL to keep everything in, as postgres://user:password@host:5432/database; ingest without it keeps to its spool alone"`
 	LogLevel    string `env:"LOG_LEVEL, default=info" oneof:"debug,info,warn,error" desc:"The least level that is logged"`
 	LogFormat   string `env:"LOG_FORMAT, default=json" oneof:"json,console" desc:"json for machines, console for people"`
-	MetricsAddr string `env:"METRICS_ADDR" check:"host_port" desc:"Where Prometheus may fetch /metrics, as host:port; empty for nowhere"`
+	MetricsAddr string `env:"METRICS_ADDR" check:"host_port" desc:"Where Prometheus may fetch /metrics, and an orchestrator a worker's /health/ready, as host:port; empty for nowhere"`
+	OTLPURL     string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" check:"http_url" desc:"The OpenTelemetry collector that traces are sent to, by OTLP over HTTP, as http://host:4318; empty for no traces. Beside it OpenTelemetry's own variables hold: OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the others"`
 	ShutdownMS  int    `env:"SHUTDOWN_TIMEOUT_MS, default=25000" min:"0" max:"600000" desc:"How long a stopping process may finish what it has begun; keep it below the orchestrator's own limit"`
 }
 
@@ -77,6 +78,7 @@ type Ingest struct {
 	RateRPS        int      `env:"WEBHOOK_RATE_RPS, default=200" min:"1" max:"1000000" desc:"Verified deliveries a second that an address may send for long"`
 	RateBurst      int      `env:"WEBHOOK_RATE_BURST, default=1000" min:"1" max:"1000000" desc:"Verified deliveries that an address may send at once"`
 	AdminTokens    []string `env:"ADMIN_TOKENS" check:"tokens" desc:"Who may use the API: name:role:sha256 for each, as postcall token new prints it; empty for nobody"`
+	SessionKeys    []Secret `env:"SESSION_KEY" check:"session_keys" desc:"What the dashboard's sessions are signed with, 32 characters at least (openssl rand -hex 32); several, separated by commas, while one is replaced: the first signs. The same for all ingest processes; without it sessions end with the process"`
 	AdminRPS       int      `env:"ADMIN_RATE_RPS, default=20" min:"1" max:"100000" desc:"Requests a second that a token may make of the API"`
 	PrivacyKey     Secret   `env:"PRIVACY_KEY" check:"key" desc:"What the audit log's digests of erased phone numbers are made with; keep it, and the same for all processes. Without it an entry does not tell which number it was"`
 	PhoneRegion    string   `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`

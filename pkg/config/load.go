@@ -336,6 +336,12 @@ var rules = map[string]struct {
 		}
 		return nil
 	}},
+	"session_keys": {"one or more texts of at least 32 characters, separated by commas", func(s string) error {
+		if len(strings.TrimSpace(s)) < access.MinSessionKey {
+			return errors.New("has a key that is shorter than 32 characters")
+		}
+		return oneLine(s)
+	}},
 	"region": {"a country's two letters, such as RU or BY", func(s string) error {
 		if !phonenumbers.GetSupportedRegions()[s] {
 			return errors.New("is not a country")

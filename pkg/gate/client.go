@@ -108,3 +108,17 @@ func parseHop(s string) (netip.Addr, bool) {
 	withPort, err := netip.ParseAddrPort(s)
 	return plain(withPort.Addr()), err == nil
 }
+
+// HTTPS reports whether the sender's own connection is encrypted: this one, or
+// as a trusted proxy says (X-Forwarded-Proto).
+func (p Proxies) HTTPS(r *http.Request) bool {
+	if r.TLS != nil {
+		return true
+	}
+	peer, ok := parseHop(r.RemoteAddr)
+	if !ok || !p.ranges.contain(peer) {
+		return false
+	}
+	proto, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
+	return strings.EqualFold(strings.TrimSpace(proto), "https")
+}

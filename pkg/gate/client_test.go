@@ -1,7 +1,9 @@
 package gate_test
 
 import (
+	"crypto/tls"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -132,5 +134,40 @@ func BenchmarkClientAddress(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p.ClientAddress(r)
+	}
+}
+
+// Only a trusted proxy's word on https counts.
+func TestHTTPS(t *testing.T) {
+	t.Parallel()
+	proxies, err := gate.ParseProxies([]string{"10.0.0.0/8"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		remote, proto string
+		tls, want     bool
+	}{
+		"direct":                          {"203.0.113.5:4000", "", false, false},
+		"direct by TLS":                   {"203.0.113.5:4000", "", true, true},
+		"a stranger's word":               {"203.0.113.5:4000", "https", false, false},
+		"a proxy":                         {"10.1.2.3:4000", "https", false, true},
+		"a proxy, in capitals":            {"10.1.2.3:4000", "HTTPS", false, true},
+		"a proxy behind another":          {"10.1.2.3:4000", "https, http", false, true},
+		"a proxy without TLS":             {"10.1.2.3:4000", "http", false, false},
+		"a proxy that is silent":          {"10.1.2.3:4000", "", false, false},
+		"a connection without an address": {"@", "https", false, false},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = c.remote
+		if c.tls {
+			r.TLS = &tls.ConnectionState{}
+		}
+		if c.proto != "" {
+			r.Header.Set("X-Forwarded-Proto", c.proto)
+		}
+		if got := proxies.HTTPS(r); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

@@ -31,7 +31,7 @@ func InsertAnalysis(ctx context.Context, tx pgx.Tx, a *call.Analysis) error {
 	return failed("storing an analysis", err)
 }
 
-// Analysis reads one analysis.
+// Analysis reads one analysis, with what people have corrected of it.
 func Analysis(ctx context.Context, db DB, id int64) (*call.Analysis, error) {
 	var (
 		a        call.Analysis
@@ -39,7 +39,7 @@ func Analysis(ctx context.Context, db DB, id int64) (*call.Analysis, error) {
 		duration int64
 	)
 	err := db.QueryRow(ctx, `
-		select id, event_id, coalesce(model, ''), result, coalesce(analyzer, ''), coalesce(prompt_version, ''),
+		select id, event_id, coalesce(model, ''), corrected(event_id, result), coalesce(analyzer, ''), coalesce(prompt_version, ''),
 			coalesce(trigger, ''), coalesce(tokens_in, 0), coalesce(tokens_cached, 0), coalesce(tokens_out, 0),
 			cost_usd::float8, coalesce(duration_ms, 0), coalesce(request_id, ''), coalesce(job_id, 0), created_at
 		from analyses where id = $1`, id,

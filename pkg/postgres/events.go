@@ -373,3 +373,11 @@ func SetState(ctx context.Context, db DB, id int64, s Status) error {
 	}
 	return failed(fmt.Sprintf("marking event %d as %s", id, s.State), err)
 }
+
+// NewestEvent is the highest id of an event, 0 without any.
+func NewestEvent(ctx context.Context, db DB, patience time.Duration) (id int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = db.QueryRow(ctx, `select coalesce(max(id), 0) from webhook_events`).Scan(&id)
+	return id, failed("looking for the newest event", err)
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -31,8 +32,8 @@ type DB interface {
 // Nothing is connected yet: use Wait for that.
 //
 // A statement that takes longer than timeout is ended by the server, so that a
-// lock held elsewhere cannot hold a process for ever.
-func Pool(ctx context.Context, url, name string, maxConns int32, timeout time.Duration) (*pgxpool.Pool, error) {
+// lock held elsewhere cannot hold a process for ever. Tracers see what is asked.
+func Pool(ctx context.Context, url, name string, maxConns int32, timeout time.Duration, tracers ...pgx.QueryTracer) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// pgx hides the password in its error, yet the address itself is not ours to print.
@@ -40,6 +41,9 @@ func Pool(ctx context.Context, url, name string, maxConns int32, timeout time.Du
 	}
 	config.MaxConns = maxConns
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	if len(tracers) > 0 {
+		config.ConnConfig.Tracer = multitracer.New(tracers...)
+	}
 	config.ConnConfig.RuntimeParams["application_name"] = name
 	if _, set := config.ConnConfig.RuntimeParams["statement_timeout"]; !set && timeout > 0 {
 		config.ConnConfig.RuntimeParams["statement_timeout"] = strconv.FormatInt(timeout.Milliseconds(), 10)

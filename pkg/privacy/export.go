@@ -88,6 +88,7 @@ func writeData(ctx context.Context, db postgres.DB, f Found, to io.Writer) (c Co
 		{"events", `select to_jsonb(e) - 'raw_body' || jsonb_build_object('raw_body', encode(e.raw_body, 'base64'))
 			from webhook_events e where e.id = any($1) order by e.id`, f.Events, &c.Events},
 		{"analyses", `select to_jsonb(a) from analyses a where a.id = any($1) order by a.id`, f.Analyses, &c.Analyses},
+		{"corrections", `select to_jsonb(c) from corrections c where c.event_id = any($1) order by c.id`, f.Events, new(int)},
 		{"sent", `select to_jsonb(d) from crm_dispatches d where d.id = any($1) order by d.id`, f.Dispatches, &c.Dispatches},
 		{"recordings", `select to_jsonb(a) from call_audio a where a.id = any($1) order by a.id`, f.AudioIDs, &c.Recordings},
 	}

@@ -104,6 +104,7 @@ func search(ctx context.Context, db postgres.DB, s Subject, from int64, found fu
 			)
 			select p.id, p.payload::text ~ $3 or coalesce(p.processor_note ~ $3, false)
 				or exists (select from analyses a where a.event_id = p.id and a.result::text ~ $3)
+				or exists (select from corrections c where c.event_id = p.id and (c.value::text ~ $3 or c.model_value::text ~ $3))
 				or exists (select from crm_dispatches d where d.event_id = p.id and (d.payload::text ~ $3 or d.response_text ~ $3)),
 				p.raw_body
 			from part p order by p.id`, from, searched, pattern)

@@ -104,6 +104,9 @@ const (
 			select a.id from part p join webhook_events e on e.id = p.event_id join analyses a on a.id = p.id
 			where ` + settled + `
 			for update of a skip locked
+		), corrected as (
+			delete from corrections c using part p where c.event_id = p.event_id
+				and c.at < now() - $1::bigint * interval '1 microsecond'
 		), taken as (
 			delete from analyses a using old where a.id = old.id returning a.id
 		)` + seen

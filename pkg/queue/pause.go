@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
 
 	"postcall/pkg/call"
 )
@@ -131,3 +132,6 @@ func ResumeQueue(ctx context.Context, pool *pgxpool.Pool, c *Client, queue strin
 	}
 	return resumed, nil
 }
+
+// PauseOptions are River's.
+type PauseOptions = river.QueuePauseOpts

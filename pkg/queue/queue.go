@@ -143,13 +143,15 @@ var unfinished = river.UniqueOpts{
 type Metadata struct {
 	RequestID      string `json:"request_id,omitempty"`
 	ConversationID string `json:"conversation_id,omitempty"`
+	// Trace is the W3C traceparent of what enqueued the job.
+	Trace string `json:"traceparent,omitempty"`
 }
 
 // Encode gives the JSON for river.InsertOpts.Metadata.
 func (m Metadata) Encode() []byte {
 	b, err := json.Marshal(m)
 	if err != nil {
-		panic("queue: two texts cannot be encoded: " + err.Error())
+		panic("queue: texts cannot be encoded: " + err.Error())
 	}
 	return b
 }
@@ -177,12 +179,15 @@ type Options struct {
 	Timeout time.Duration
 	// SoftStop is how long jobs may finish once the client is told to stop.
 	SoftStop time.Duration
+	// Middleware sees each job as it is inserted and worked, the first outermost.
+	Middleware []rivertype.Middleware
 }
 
 // NewInserter makes a client that only inserts. It never becomes the leader.
-func NewInserter(pool *pgxpool.Pool, log *slog.Logger) (*Client, error) {
+// Middleware sees what is inserted.
+func NewInserter(pool *pgxpool.Pool, log *slog.Logger, middleware ...rivertype.Middleware) (*Client, error) {
 	config := retention()
-	config.Logger = log
+	config.Logger, config.Middleware = log, middleware
 	c, err := river.NewClient(riverpgxv5.New(pool), config)
 	if err != nil {
 		return nil, fmt.Errorf("making the job client: %w", err)
@@ -194,7 +199,7 @@ func NewInserter(pool *pgxpool.Pool, log *slog.Logger) (*Client, error) {
 func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config := retention()
 	config.Logger = o.Logger
-	config.Workers = o.Workers
+	config.Workers, config.Middleware = o.Workers, o.Middleware
 	config.Queues = map[string]river.QueueConfig{
 		QueueAnalyze:     {MaxWorkers: o.Analyses},
 		QueueMaintenance: {MaxWorkers: 2},

@@ -60,6 +60,7 @@ type Committer struct {
 // commit is an event on its way into a transaction.
 type commit struct {
 	event *call.Event
+	trace string       // where its delivery stands in its trace, for its job
 	done  chan outcome // buffered: nobody may be waiting any more
 }
 
@@ -126,7 +127,7 @@ func (c *Committer) Commit(ctx context.Context, e *call.Event) (Kept, error) {
 	if c.resting() {
 		return Kept{}, call.Errorf(call.Unavailable, "the database has just failed to answer")
 	}
-	item := &commit{event: e, done: make(chan outcome, 1)}
+	item := &commit{event: e, trace: queue.Traceparent(ctx), done: make(chan outcome, 1)}
 	select {
 	case c.waiting <- item:
 	default:
@@ -144,11 +145,7 @@ func (c *Committer) Commit(ctx context.Context, e *call.Event) (Kept, error) {
 // is committed by itself, so that a bad one does not take its neighbours with
 // it.
 func (c *Committer) share(ctx context.Context, list []*commit) {
-	events := make([]*call.Event, len(list))
-	for i, item := range list {
-		events[i] = item.event
-	}
-	kept, err := c.transaction(ctx, events)
+	kept, err := c.transaction(ctx, list)
 	if len(list) > 1 && refused(err) {
 		for _, item := range list {
 			c.share(ctx, []*commit{item})
@@ -164,12 +161,16 @@ func (c *Committer) share(ctx context.Context, list []*commit) {
 	}
 }
 
-func (c *Committer) transaction(ctx context.Context, events []*call.Event) (kept []Kept, err error) {
+func (c *Committer) transaction(ctx context.Context, list []*commit) (kept []Kept, err error) {
 	if c.resting() {
 		return nil, call.Errorf(call.Unavailable, "the database has just failed to answer")
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
+	events := make([]*call.Event, len(list))
+	for i, item := range list {
+		events[i] = item.event
+	}
 	began := time.Now()
 	err = pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
 		if kept, err = postgres.InsertEvents(ctx, tx, events); err != nil {
@@ -180,7 +181,7 @@ func (c *Committer) transaction(ctx context.Context, events []*call.Event) (kept
 			if e.State == call.StateQueued && !kept[i].Duplicate && !kept[i].Erased {
 				jobs = append(jobs, queue.AnalyzeJob{
 					Args:     queue.Analyze{EventID: kept[i].EventID, Trigger: call.TriggerAuto},
-					Metadata: queue.Metadata{RequestID: e.RequestID, ConversationID: e.ConversationID},
+					Metadata: queue.Metadata{RequestID: e.RequestID, ConversationID: e.ConversationID, Trace: list[i].trace},
 				})
 			}
 		}

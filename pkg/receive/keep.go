@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"postcall/pkg/audio"
@@ -32,7 +36,12 @@ type Keeper struct {
 	Patience, AudioPatience time.Duration
 	// Large lets one body at a time that is neither small nor audio into memory.
 	Large chan struct{}
-	Log   *zap.Logger
+	// Tracer makes spans; nil for none.
+	Tracer trace.Tracer
+	Log    *zap.Logger
+	// Sampled takes lines that come with every delivery while the database is
+	// away; nil for Log.
+	Sampled *zap.Logger
 }
 
 // Keep keeps a delivery. Once it is in the database, or fsynced to the spool,
@@ -61,7 +70,7 @@ func (k *Keeper) Keep(ctx context.Context, d *delivery, b *body) (*Answer, error
 		}
 	}
 	if k.Committer != nil {
-		k.Log.Warn("the database could not take a delivery; it is in the spool",
+		k.sampled().Warn("the database could not take a delivery; it is in the spool",
 			zap.String("request_id", d.requestID), zap.Error(err))
 	}
 	return &Answer{Status: "ok", Spooled: true}, nil
@@ -110,7 +119,7 @@ func (k *Keeper) store(ctx context.Context, d *delivery, b *body, source call.So
 	e.Source, e.RequestID, e.Secret = source, d.requestID, d.secret
 	k.decide(&e)
 	d.event = e
-	kept, err := k.Committer.Commit(ctx, &e)
+	kept, err := k.commit(ctx, &e)
 	if err == nil && kept.Erased {
 		return kept, k.forget(ctx, &e)
 	}
@@ -130,7 +139,34 @@ func (k *Keeper) store(ctx context.Context, d *delivery, b *body, source call.So
 	}
 	k.decide(&e)
 	d.event = e
-	return k.Committer.Commit(ctx, &e)
+	return k.commit(ctx, &e)
+}
+
+// commit is the span of a delivery that waits for its transaction.
+func (k *Keeper) commit(ctx context.Context, e *call.Event) (Kept, error) {
+	ctx, span := k.tracer().Start(ctx, "commit")
+	defer span.End()
+	kept, err := k.Committer.Commit(ctx, e)
+	if err != nil {
+		span.SetStatus(codes.Error, "not committed")
+		return kept, err
+	}
+	span.SetAttributes(attribute.Int64("postcall.event_id", kept.EventID), attribute.Bool("postcall.duplicate", kept.Duplicate))
+	return kept, nil
+}
+
+func (k *Keeper) sampled() *zap.Logger {
+	if k.Sampled == nil {
+		return k.Log
+	}
+	return k.Sampled
+}
+
+func (k *Keeper) tracer() trace.Tracer {
+	if k.Tracer == nil {
+		return noop.Tracer{}
+	}
+	return k.Tracer
 }
 
 // forget deletes the audio that came with an event of an erased call. Until that

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"postcall/pkg/call"
+	"postcall/pkg/elevenlabs"
 )
 
 // Metrics are the figures of receiving.
@@ -26,7 +27,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"verdict", "type"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postcall_verification_failures_total",
-			Help: "Deliveries whose signature did not hold, by reason.",
+			Help: "Deliveries whose signature did not hold, or whose address is not allowed, by reason.",
 		}, []string{"reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "postcall_delivery_duration_seconds",
@@ -45,6 +46,19 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 	}
 	r.MustRegister(m.deliveries, m.failures, m.duration, m.shared, m.commit)
+	// Prometheus does not see a counter's first step if the counter comes with
+	// it, and a first failure is the one that counts.
+	for _, verdict := range []string{"kept", "duplicate", "spooled", "rejected", "refused", "too_large", "aborted", "failed"} {
+		for _, t := range []string{string(call.TypeTranscription), "other", "none"} {
+			m.deliveries.WithLabelValues(verdict, t)
+		}
+	}
+	for _, reason := range []elevenlabs.Reason{
+		elevenlabs.ReasonMissing, elevenlabs.ReasonMalformed, elevenlabs.ReasonExpired, elevenlabs.ReasonFuture,
+		elevenlabs.ReasonMismatch, elevenlabs.ReasonNoSecret, notAllowed,
+	} {
+		m.failures.WithLabelValues(string(reason))
+	}
 	return m
 }
 

@@ -27,10 +27,14 @@ import (
 	"postcall/pkg/call"
 	"postcall/pkg/elevenlabs"
 	"postcall/pkg/gate"
+	"postcall/pkg/telemetry"
 )
 
 // Path is where ElevenLabs posts to.
 const Path = "/webhook/elevenlabs"
+
+// notAllowed is the reason of a delivery from outside WEBHOOK_ALLOWED_CIDRS.
+const notAllowed = "not_allowed"
 
 // Recorder keeps what was refused, for people to look at. Record never waits.
 type Recorder interface {
@@ -53,6 +57,9 @@ type Handler struct {
 	TempDir string // for bodies that are too large for memory; on the spool's disk
 	Metrics *Metrics
 	Log     *zap.Logger
+	// Sampled takes the lines of deliveries that were not kept, which anybody can
+	// cause; nil for Log.
+	Sampled *zap.Logger
 }
 
 // Answer is the body of a 200.
@@ -77,7 +84,7 @@ func (h *Handler) Deliver(c echo.Context) error {
 		address: h.Proxies.ClientAddress(c.Request()),
 	}
 	answer, err := h.deliver(c, d)
-	h.line(d, answer, err)
+	h.line(c.Request().Context(), d, answer, err)
 	if err != nil {
 		if d.reason != "" && !d.flood {
 			h.Rejections.Record(d.reason, d.from(), d.requestID, c.Request().UserAgent(), d.bytes)
@@ -110,7 +117,7 @@ func (d *delivery) from() string {
 func (h *Handler) deliver(c echo.Context, d *delivery) (_ *Answer, err error) {
 	r := c.Request()
 	if !h.Allowed.Allows(d.address) {
-		d.reason = "not_allowed"
+		d.reason = notAllowed
 		_, few := h.Limits.Failed(d.address)
 		d.flood = !few
 		return nil, call.Errorf(call.Forbidden, "Deliveries are not taken from this address.")
@@ -192,10 +199,10 @@ func (h *Handler) rejected(d *delivery, err error) error {
 
 // line logs the one line of a delivery and counts it. It holds ids and sizes,
 // nothing that was said and no phone number.
-func (h *Handler) line(d *delivery, a *Answer, err error) {
+func (h *Handler) line(ctx context.Context, d *delivery, a *Answer, err error) {
 	took := time.Since(d.began)
 	fields := []zap.Field{
-		zap.String("request_id", d.requestID), zap.String("address", d.from()),
+		zap.String("request_id", d.requestID), telemetry.TraceID(ctx), zap.String("address", d.from()),
 		zap.Int64("bytes", d.bytes), zap.Duration("duration_ms", took),
 	}
 	if d.event.DedupKey != "" {
@@ -233,7 +240,11 @@ func (h *Handler) line(d *delivery, a *Answer, err error) {
 		fields = append(fields, zap.Error(err))
 	}
 	h.Metrics.delivered(verdict, d.event.Type, took)
-	if entry := h.Log.Check(level, "delivery"); entry != nil {
+	log := h.Log
+	if err != nil && h.Sampled != nil {
+		log = h.Sampled
+	}
+	if entry := log.Check(level, "delivery"); entry != nil {
 		entry.Write(append(fields, zap.String("verdict", verdict))...)
 	}
 }

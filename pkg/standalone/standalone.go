@@ -7,12 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"postcall/db"
+	"postcall/pkg/access"
 	"postcall/pkg/app"
 	"postcall/pkg/config"
 	"postcall/pkg/localpg"
@@ -35,11 +38,15 @@ type Options struct {
 
 // Installation is a running one.
 type Installation struct {
-	URL         string // ingest's address
+	URL string // ingest's address
+	// SignInURL signs its first visitor in to the dashboard as an administrator,
+	// once; empty where ADMIN_TOKENS says who may.
+	SignInURL   string
 	DatabaseURL string
 	Worker      config.Worker
 	Ingest      config.Ingest
 
+	token    access.Token // made here for the dashboard, unless there were some
 	database *localpg.Database
 	group    *errgroup.Group
 	stop     context.CancelFunc
@@ -77,6 +84,12 @@ func Start(ctx context.Context, o Options) (_ *Installation, err error) {
 	if key, set := o.Env.Lookup("OPENAI_API_KEY"); !set || key == "" {
 		env["ANALYZER"] = "builtin"
 	}
+	if tokens, set := o.Env.Lookup("ADMIN_TOKENS"); !set || tokens == "" {
+		if i.token, err = access.NewToken("local", access.Admin); err != nil {
+			return nil, err
+		}
+		env["ADMIN_TOKENS"] = i.token.Entry()
+	}
 	lookup := config.Map(env, o.Env)
 	if i.Ingest, err = config.LoadIngest(ctx, lookup); err != nil {
 		return nil, err
@@ -84,12 +97,35 @@ func Start(ctx context.Context, o Options) (_ *Installation, err error) {
 	if i.Worker, err = config.LoadWorker(ctx, lookup); err != nil {
 		return nil, err
 	}
+	if i.Ingest.MetricsAddr != "" {
+		// Two processes' figures in one: each has an address.
+		if i.Worker.MetricsAddr, err = beside(i.Ingest.MetricsAddr); err != nil {
+			return nil, err
+		}
+		o.Say("metrics     ingest at %s, worker at %s", i.Ingest.MetricsAddr, i.Worker.MetricsAddr)
+	}
 	if i.Worker.Analyzer == "builtin" {
 		o.Say("analyser    built-in, since OPENAI_API_KEY is not set: no language model is asked, results come from what ElevenLabs itself says of a call")
 	} else {
 		o.Say("analyser    %s at %s", i.Worker.Model, i.Worker.OpenAIBaseURL)
 	}
 	return i, i.serve(ctx, o)
+}
+
+// beside is the address one port further; a free port stays one.
+func beside(address string) (string, error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return "", fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	if port > 0 {
+		port++
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port)), nil
 }
 
 func migrate(ctx context.Context, url string) error {
@@ -114,6 +150,12 @@ func (i *Installation) serve(ctx context.Context, o Options) error {
 	ingest, err := app.NewIngest(ctx, i.Ingest, ingestLog)
 	if err != nil {
 		return err
+	}
+	if i.token.Plain != "" {
+		if i.SignInURL, err = ingest.SignInURL(i.token.Plain); err != nil {
+			ingest.Close() //nolint:contextcheck // closing goes on when the context has ended
+			return err
+		}
 	}
 	worker, err := app.NewWorker(ctx, i.Worker, workerLog)
 	if err != nil {

@@ -6,8 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/mattn/go-isatty"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
@@ -35,6 +37,31 @@ func Logger(w io.Writer, level, format, process string) (*zap.Logger, error) {
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), l)
 	return zap.New(core).With(zap.String("process", process)), nil
+}
+
+// Of the lines that a stranger, or a database that is away, can cause without
+// end, so many of a kind are written in a second; beyond that, one in a hundred.
+const (
+	sampledFirst      = 50
+	sampledThereafter = 100
+)
+
+// Sampled is the log for lines that can come in floods. What it leaves out is
+// counted. Lines of what was kept never go this way.
+func Sampled(log *zap.Logger, r prometheus.Registerer) *zap.Logger {
+	dropped := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "postcall_log_lines_dropped_total",
+		Help: "Lines of refused deliveries and of faults that were not written, since too many came in one second.",
+	})
+	r.MustRegister(dropped)
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, sampledFirst, sampledThereafter,
+			zapcore.SamplerHook(func(_ zapcore.Entry, d zapcore.SamplingDecision) {
+				if d&zapcore.LogDropped != 0 {
+					dropped.Inc()
+				}
+			}))
+	}))
 }
 
 // Slog is the same log for libraries that write to slog.

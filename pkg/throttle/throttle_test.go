@@ -131,7 +131,7 @@ func TestBusy(t *testing.T) {
 func TestDead(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	const lease = 500 * time.Millisecond
+	const lease = 1500 * time.Millisecond
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestDead(t *testing.T) {
 	if took := time.Since(began); took < lease {
 		t.Errorf("the place was free after %s of a lease of %s", took, lease)
 	}
-	impatient, _ := process(t, url, throttle.Options{Places: 1, Lease: lease, Patience: 3 * lease})
+	impatient, _ := process(t, url, throttle.Options{Places: 1, Lease: lease, Patience: 2 * lease})
 	if _, _, err := impatient.Enter(t.Context()); !errors.Is(err, throttle.ErrBusy) {
 		t.Errorf("the place of one that lives was given away: %v", err)
 	}

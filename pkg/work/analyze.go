@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
 
 	"postcall/pkg/analyze"
@@ -19,6 +20,7 @@ import (
 	"postcall/pkg/elevenlabs"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 	"postcall/pkg/throttle"
 )
 
@@ -58,6 +60,7 @@ func AnalyzeTimeout(limit time.Duration, t *throttle.Throttle) time.Duration {
 // killed leaves all of them or none.
 func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error {
 	began := time.Now()
+	w.Metrics.begun(job.JobRow, began)
 	analysis, s, err := w.attempt(ctx, job)
 	var result error
 	if err != nil {
@@ -67,12 +70,13 @@ func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error
 		}
 		w.note(ctx, job, s, err)
 	}
-	w.Metrics.ended(s, err, time.Since(began), analysis)
-	fields := []zap.Field{zap.Int64("event_id", job.Args.EventID), zap.String("analyzer", w.Analyzer.Name())}
+	w.Metrics.ended(job.JobRow, s, err, time.Since(began), analysis)
+	fields := []zap.Field{telemetry.TraceID(ctx), zap.Int64("event_id", job.Args.EventID), zap.String("analyzer", w.Analyzer.Name())}
 	if analysis != nil {
 		fields = append(fields, zap.Int64("analysis_id", analysis.ID), zap.String("model", analysis.Model),
 			zap.Int64("tokens_in", analysis.Usage.InputTokens), zap.Int64("tokens_out", analysis.Usage.OutputTokens))
 	}
+	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.event_id", job.Args.EventID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
 }

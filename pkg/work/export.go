@@ -11,6 +11,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"postcall/pkg/call"
@@ -18,6 +22,7 @@ import (
 	"postcall/pkg/export"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 )
 
 // Target is a place that results are handed to, and how its jobs run.
@@ -67,8 +72,9 @@ type Export struct {
 	river.WorkerDefaults[queue.Export]
 	Target
 
-	Pool *pgxpool.Pool
-	Log  *zap.Logger
+	Pool    *pgxpool.Pool
+	Metrics *Metrics
+	Log     *zap.Logger
 }
 
 // AddExport registers the worker of a target's jobs.
@@ -85,11 +91,16 @@ func (w *Export) Timeout(*river.Job[queue.Export]) time.Duration { return w.Limi
 // may have arrived.
 func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	began := time.Now()
+	w.Metrics.begun(job.JobRow, began)
 	fields := []zap.Field{
+		telemetry.TraceID(ctx),
 		zap.Int64("analysis_id", job.Args.AnalysisID), zap.String("target", string(w.Exporter.Target())),
 		zap.Bool("force", job.Args.Force),
 	}
-	s, err := w.export(ctx, job)
+	s, err := step(""), w.bound(ctx, job.JobRow)
+	if err == nil {
+		s, err = w.export(ctx, job)
+	}
 	var result error
 	switch blocked, ok := errors.AsType[*blockedError](err); {
 	case ok:
@@ -97,8 +108,26 @@ func (w *Export) Work(ctx context.Context, job *river.Job[queue.Export]) error {
 	case err != nil:
 		s, result = w.next(ctx, job, err)
 	}
+	w.Metrics.exported(w.Exporter.Target(), s, err, time.Since(began))
+	tell(ctx, job.JobRow, s, err, attribute.Int64("postcall.analysis_id", job.Args.AnalysisID))
 	line(w.Log, job.JobRow, s, began, err, fields...)
 	return result
+}
+
+// bound holds a job to as many attempts as this process's configuration says:
+// whoever enqueued it may not know that. River goes by what the row says here
+// and, for a job that was lost with its worker, in the database.
+func (w *Export) bound(ctx context.Context, job *rivertype.JobRow) error {
+	if w.MaxAttempts == 0 || job.MaxAttempts == w.MaxAttempts {
+		return nil
+	}
+	// A job that somebody has tried again by hand has one attempt more.
+	most := max(w.MaxAttempts, job.Attempt)
+	if _, err := w.Pool.Exec(ctx, `update river_job set max_attempts = $2 where id = $1`, job.ID, most); err != nil {
+		return fmt.Errorf("bounding the attempts of job %d: %w", job.ID, err)
+	}
+	job.MaxAttempts = most
+	return nil
 }
 
 // blockedError means that no attempt is made for now: the circuit is open or
@@ -184,11 +213,12 @@ func (w *Export) export(ctx context.Context, job *river.Job[queue.Export]) (step
 	receipt, err := w.attempt(ctx, delivery)
 	dispatch.Payload, dispatch.Response, dispatch.HTTPStatus = receipt.Payload, text(receipt.Response), receipt.HTTPStatus
 	dispatch.Status = status(receipt.Outcome, err)
+	w.Metrics.dispatched(dispatch)
 	stopped := context.Cause(ctx) != nil
 	ctx, cancel := finally(ctx)
 	defer cancel()
 	if !stopped {
-		w.report(ctx, entry, err)
+		w.report(ctx, entry, receipt, err)
 	}
 	if err == nil {
 		return stepDone, complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
@@ -264,19 +294,34 @@ func (w *Export) enter(ctx context.Context) (postgres.Entry, error) {
 func (w *Export) attempt(ctx context.Context, d export.Delivery) (export.Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.Attempt)
 	defer cancel()
-	return w.Exporter.Export(ctx, d)
+	// Of the same provider as the job's span: without traces it makes none.
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(telemetry.Scope).Start(ctx,
+		"export "+string(w.Exporter.Target()), trace.WithSpanKind(trace.SpanKindClient))
+	defer span.End()
+	receipt, err := w.Exporter.Export(ctx, d)
+	span.SetAttributes(attribute.String("postcall.dispatch", string(status(receipt.Outcome, err))))
+	if receipt.HTTPStatus != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", receipt.HTTPStatus))
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, string(call.CodeOf(err)))
+	}
+	return receipt, err
 }
 
-// report tells the circuit how an attempt went. A target that refuses an entry
-// or asks to wait works.
-func (w *Export) report(ctx context.Context, e postgres.Entry, err error) {
+// report tells the circuit how an attempt went. A target that takes or refuses
+// an entry works. One that asks to wait says nothing of the kind, and what could
+// not be sent at all has never asked it.
+func (w *Export) report(ctx context.Context, e postgres.Entry, receipt export.Receipt, err error) {
 	if w.Circuit.Failures == 0 {
 		return
 	}
 	var rerr error
 	target := w.Exporter.Target()
 	switch code := call.CodeOf(err); {
-	case err == nil, code == call.Refused, code == call.Invalid, code == call.RateLimited:
+	case code == call.RateLimited, code == call.Invalid && receipt.HTTPStatus == 0:
+		return
+	case err == nil, code == call.Refused, code == call.Invalid:
 		rerr = postgres.TargetAnswered(ctx, w.Pool, target)
 	default:
 		var opened bool
@@ -293,9 +338,13 @@ func (w *Export) report(ctx context.Context, e postgres.Entry, err error) {
 
 // instead records why nothing is sent, together with the end of the job.
 func (w *Export) instead(ctx context.Context, job *river.Job[queue.Export], d *postgres.Dispatch) error {
-	return complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
+	err := complete(ctx, w.Pool, job, func(ctx context.Context, tx pgx.Tx) error {
 		return postgres.InsertDispatch(ctx, tx, d)
 	})
+	if err == nil {
+		w.Metrics.dispatched(*d)
+	}
+	return err
 }
 
 // status is what is recorded of an attempt. An exporter that does not say what

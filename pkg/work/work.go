@@ -13,6 +13,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"postcall/pkg/call"
@@ -111,6 +113,21 @@ func complete[T river.JobArgs](ctx context.Context, pool *pgxpool.Pool, job *riv
 		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
 		return err
 	})
+}
+
+// tell gives a job's span what its log line says of it. There are ids in it and
+// nothing that was said.
+func tell(ctx context.Context, job *rivertype.JobRow, s step, err error, more ...attribute.KeyValue) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	m := queue.MetadataOf(job)
+	span.SetAttributes(append(more, attribute.String("postcall.outcome", string(s)),
+		attribute.String("postcall.request_id", m.RequestID), attribute.String("postcall.call", call.Digest(m.ConversationID)))...)
+	if err != nil {
+		span.SetAttributes(attribute.String("postcall.code", string(call.CodeOf(err))))
+	}
 }
 
 // line logs the one line of a job.

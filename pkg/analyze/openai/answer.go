@@ -255,8 +255,7 @@ func (d *draft) restore(show func(string) string) {
 // is taken from it, what the model claims is checked in it.
 func (f *form) finish(c *call.Conversation, d *draft) error {
 	region := f.region
-	d.Evidence = analyze.Verify(c, d.Evidence)
-	verifyCriteria(c, d.Criteria)
+	verify(c, d)
 	d.Quality = ceiling(d.Criteria, d.Quality)
 	d.Phone = analyze.Phone(c, region, deref(d.Phone))
 	d.ClientName = analyze.ClientName(c, deref(d.ClientName))
@@ -286,16 +285,18 @@ func (f *form) finish(c *call.Conversation, d *draft) error {
 	return d.Validate()
 }
 
-// verifyCriteria sets Supported where the quote stands in the transcript, and
-// puts the turn right where the quote stands in another one.
-func verifyCriteria(c *call.Conversation, criteria []call.Judgement) {
-	quotes := make([]call.Evidence, len(criteria))
-	for i, j := range criteria {
-		quotes[i] = quoted(j.Turn, j.Quote)
+// verify sets Supported where a quote stands in the transcript, and puts the
+// turn right where it stands in another one.
+func verify(c *call.Conversation, d *draft) {
+	quotes := slices.Clone(d.Evidence)
+	for _, j := range d.Criteria {
+		quotes = append(quotes, quoted(j.Turn, j.Quote))
 	}
-	for i, e := range analyze.Verify(c, quotes) {
-		if criteria[i].Supported = e.Supported; e.Supported {
-			criteria[i].Turn = &e.Turn
+	verified := analyze.Verify(c, quotes)
+	d.Evidence = verified[:len(d.Evidence)]
+	for i, e := range verified[len(d.Evidence):] {
+		if d.Criteria[i].Supported = e.Supported; e.Supported {
+			d.Criteria[i].Turn = &e.Turn
 		}
 	}
 }

@@ -164,7 +164,7 @@ func pieces(l line, most int) []line {
 		return []line{l}
 	}
 	space := func(from int) int { // the nearest one before, or the place itself
-		for at := from; at > from-sharedText; at-- {
+		for at := from; at > max(from-sharedText, 0); at-- {
 			if text[at] == ' ' {
 				return at
 			}
@@ -183,6 +183,9 @@ func pieces(l line, most int) []line {
 // so that each round makes fewer of them.
 func (r *run) digest(part string, d *draft) string {
 	a := d.given
+	// Their bounds were checked without what does not show.
+	a.Topic, a.Intent, a.Outcome, a.ClientName, a.Phone = d.Topic, d.Intent, d.Outcome, d.ClientName, d.Phone
+	a.SummaryRU, a.Recommendations = d.SummaryRU, d.Recommendations
 	a.Criteria = slices.Clone(a.Criteria)
 	quotes := make([]call.Evidence, 0, len(a.Criteria)+len(a.Evidence))
 	for _, k := range a.Criteria {

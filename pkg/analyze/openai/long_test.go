@@ -342,6 +342,68 @@ func TestRoundsOfDigests(t *testing.T) {
 	}
 }
 
+// A turn that must be cut where there is no space near is cut all the same.
+func TestTurnsWithoutSpaces(t *testing.T) {
+	t.Parallel()
+	server := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply {
+		return openaitest.Answer(func(map[string]any) {})
+	}))
+	for _, most := range []int{6_600, 6_900} {
+		a, err := New(Options{
+			APIKey: openaitest.Key, BaseURL: server.URL(), Model: "m", HTTPClient: server.Client(), Dialect: OpenAI,
+			ContextTokens: 24_000, MaxInputTokens: most,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, behind := range []int{371, 411} {
+			c := &call.Conversation{ID: "conv_signs"}
+			for i := range 8 {
+				c.Turns = append(c.Turns, call.Turn{Index: i, Role: call.RoleUser, Text: strings.Repeat("𓀀", 178) + " " + strings.Repeat("𓀀", behind)})
+			}
+			if _, err := a.Analyze(t.Context(), c); err != nil {
+				t.Errorf("%d tokens, %d signs: %v", most, behind, err)
+			}
+		}
+	}
+	cut := false
+	for _, q := range server.Requests() {
+		seen := map[int]bool{}
+		for _, turn := range q.Transcript() {
+			cut = cut || seen[turn.Turn]
+			seen[turn.Turn] = true
+		}
+	}
+	if !cut {
+		t.Error("no turn was cut: this tests nothing")
+	}
+}
+
+// What does not show in a part's answer takes no room in the message that makes
+// one of them.
+func TestPaddedPart(t *testing.T) {
+	t.Parallel()
+	padded := "Тема" + strings.Repeat("\u200b", 30_000)
+	server := openaitest.New(t, openaitest.WithReply(func(q openaitest.Request) openaitest.Reply {
+		if len(q.Parts()) > 0 {
+			return attentive(q)
+		}
+		return openaitest.Answer(func(a map[string]any) {
+			a["topic"], a["intent"], a["outcome"], a["client_name"], a["phone"] = padded, padded, padded, padded, padded
+			a["recommendations"] = []any{padded}
+		})
+	}))
+	a, err := New(Options{
+		APIKey: openaitest.Key, BaseURL: server.URL(), Model: "m", HTTPClient: server.Client(), Dialect: OpenAI, ContextTokens: 32_000,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Analyze(t.Context(), fourHours()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWindowTooSmall(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]Options{

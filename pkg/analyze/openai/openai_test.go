@@ -419,8 +419,10 @@ func TestQualityIsHeldDownToWhatWasProved(t *testing.T) {
 		"proved in a misnamed turn": {[]call.Judgement{entry("need_identified", 3, "меня зовут Ольга", met)}, new(5), 5},
 	} {
 		got := 0
-		verifyCriteria(c, test.criteria)
-		if q := ceiling(test.criteria, test.given); q != nil {
+		d := &draft{}
+		d.Criteria = test.criteria
+		verify(c, d)
+		if q := ceiling(d.Criteria, test.given); q != nil {
 			got = *q
 		}
 		if got != test.want {

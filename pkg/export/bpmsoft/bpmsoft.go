@@ -60,7 +60,10 @@ type Options struct {
 	// Region is the country of phone numbers without a country code.
 	Region  string
 	Mapping *Mapping // nil for the built-in one
-	Log     *zap.Logger
+	// Proxy says through which proxy a request goes; nil means as the
+	// environment says (HTTPS_PROXY, NO_PROXY).
+	Proxy func(*http.Request) (*url.URL, error)
+	Log   *zap.Logger
 }
 
 // DefaultTimeout allows for the business processes that run inside a request.
@@ -118,16 +121,24 @@ func New(o Options) (*Exporter, error) {
 	if o.LeadSource == "" && o.Mapping.uses("LeadSource") {
 		o.Log.Warn("CRM_LEAD_SOURCE is not set: leads are sent without their source")
 	}
-	return &Exporter{o: o, url: u.String(), landing: landing, client: client(u)}, nil
+	if o.Proxy == nil {
+		o.Proxy = http.ProxyFromEnvironment
+	}
+	return &Exporter{o: o, url: u.String(), landing: landing, client: client(u, o.Proxy)}, nil
 }
 
 // client makes the client for one address. It follows no redirect: a lead goes
 // where the operator said and nowhere else.
-func client(u *url.URL) *http.Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: guard(u.Hostname())}
+func client(u *url.URL, proxy func(*http.Request) (*url.URL, error)) *http.Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	// With a proxy the only connections are to it, wherever the operator has put
+	// it, and the stand's name is the proxy's to resolve.
+	if via, err := proxy(&http.Request{URL: u}); err != nil || via == nil {
+		dialer.Control = guard(u.Hostname())
+	}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
+			Proxy:                  proxy,
 			DialContext:            dialer.DialContext,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    10 * time.Second,

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,14 +222,30 @@ func TestStandIns(t *testing.T) {
 func TestMappingFaults(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ text, want string }{
-		"unknown template field": {"fields: {Name: \"{{.NoSuch}}\"}", "Name"},
-		"unknown key":            {"fieldz: {}", "fieldz"},
-		"broken template":        {"fields: {Name: \"{{.Topic\"}", "Name"},
-		"unknown outcome":        {"send: {outcomes: [won]}\nfields: {Name: x}", "won"},
-		"unknown lookup":         {"fields: {Name: {value: x, lookup: none}}", "none"},
-		"the record's key":       {"fields: {Id: x}", "Id"},
-		"unknown function":       {"fields: {Name: \"{{exec .Topic}}\"}", "exec"},
-		"quality out of bounds":  {"send: {min_quality: 9}\nfields: {Name: x}", "min_quality"},
+		"unknown template field":  {"fields: {Name: \"{{.NoSuch}}\"}", "Name"},
+		"in a branch not taken":   {"fields: {Name: '{{if eq .Topic \"x\"}}{{.NoSuch}}{{end}}'}", ".NoSuch"},
+		"in with":                 {"fields: {Name: '{{if eq .Topic \"x\"}}{{with .Phone}}{{.NoSuch}}{{end}}{{end}}'}", ".NoSuch"},
+		"in range":                {"fields: {Name: '{{if eq .Topic \"x\"}}{{range .Phones}}{{.NoSuch}}{{end}}{{end}}'}", ".NoSuch"},
+		"in range's else":         {"fields: {Name: '{{range .Phones}}{{.Full}}{{else}}{{.NoSuch}}{{end}}'}", ".NoSuch"},
+		"of a variable":           {"fields: {Name: '{{if eq .Topic \"x\"}}{{$p := .Phone}}{{$p.NoSuch}}{{end}}'}", ".NoSuch"},
+		"of a range's variable":   {"fields: {Name: '{{if eq .Topic \"x\"}}{{range $i, $p := .Phones}}{{$p.NoSuch}}{{end}}{{end}}'}", ".NoSuch"},
+		"of the whole in a with":  {"fields: {Name: '{{if eq .Topic \"x\"}}{{with .Phone}}{{$.NoSuch}}{{end}}{{end}}'}", ".NoSuch"},
+		"of a function's result":  {"fields: {Name: '{{if eq .Topic \"x\"}}{{(phone .Topic).NoSuch}}{{end}}'}", ".NoSuch"},
+		"of an element":           {"fields: {Name: '{{if eq .Topic \"x\"}}{{(index .Phones 0).NoSuch}}{{end}}'}", ".NoSuch"},
+		"of a text":               {"fields: {Name: '{{if eq .Topic \"x\"}}{{with .Topic}}{{.Full}}{{end}}{{end}}'}", ".Full"},
+		"of nobody knows what":    {"fields: {Name: '{{if eq .Topic \"x\"}}{{(or .Phone .Topic).Full}}{{end}}'}", ".Full"},
+		"a variable of two kinds": {"fields: {Name: '{{$x := .Phone}}{{range .Phones}}{{$x = .Full}}{{end}}{{$x.Full}}'}", "$x"},
+		"a range over a text":     {"fields: {Name: '{{if eq .Topic \"x\"}}{{range .Topic}}x{{end}}{{end}}'}", "range"},
+		"a wrong argument":        {"fields: {Name: '{{if eq .Topic \"x\"}}{{truncate .Phone 3}}{{end}}'}", "truncate"},
+		"too few arguments":       {"fields: {Name: '{{if eq .Topic \"x\"}}{{lower}}{{end}}'}", "lower"},
+		"a table in a branch":     {"fields: {Name: '{{if eq .Topic \"x\"}}{{lookup \"none\" .Topic}}{{end}}'}", "none"},
+		"unknown key":             {"fieldz: {}", "fieldz"},
+		"broken template":         {"fields: {Name: \"{{.Topic\"}", "Name"},
+		"unknown outcome":         {"send: {outcomes: [won]}\nfields: {Name: x}", "won"},
+		"unknown lookup":          {"fields: {Name: {value: x, lookup: none}}", "none"},
+		"the record's key":        {"fields: {Id: x}", "Id"},
+		"unknown function":        {"fields: {Name: \"{{exec .Topic}}\"}", "exec"},
+		"quality out of bounds":   {"send: {min_quality: 9}\nfields: {Name: x}", "min_quality"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -239,6 +258,57 @@ func TestMappingFaults(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// What is right passes, however it is nested.
+func TestMappingTakes(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{
+		"{{with .Phone}}{{.Full}}{{$.Topic}}{{end}}",
+		"{{range $i, $p := .Phones}}{{$i}}: {{$p.Full}}, {{.Code}}{{else}}{{.Topic}}{{end}}",
+		"{{range .Recommendations}}{{.}}; {{end}}",
+		"{{$p := phone .Topic}}{{if $p.Full}}{{$p.Full}}{{else if .Phone.Full}}{{.Phone.Full}}{{end}}",
+		"{{$s := .Topic}}{{if .Intent}}{{$s = .Intent}}{{end}}{{$s | upper | truncate 20}}",
+		"{{with index .Phones 0}}{{.Full}}{{end}}{{join \", \" .Topic .Recommendations .Phones}}",
+		"{{if and .Topic (eq .OutcomeCode \"lead\") (not .Suspicious)}}{{printf \"%s!\" .Topic}}{{end}}",
+	} {
+		if strings.Contains(value, "index .Phones 0") {
+			value = "{{if .Phones}}" + value + "{{end}}"
+		}
+		_, err := bpmsoft.Parse("map.yaml", []byte("fields:\n  Name: '"+value+"'"))
+		if err != nil {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}
+
+// Behind a proxy the only connections are to it: where it is listening says
+// nothing of the stand.
+func TestProxyOnThisMachine(t *testing.T) {
+	t.Parallel()
+	stand := bpmsofttest.NewLanding(t, bpmsofttest.LandingOptions{ID: landing, Domain: "https://flats.example"})
+	behind, err := url.Parse(stand.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = behind.Scheme, behind.Host, ""
+	}})
+	t.Cleanup(proxy.Close)
+	via, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := bpmsoft.New(bpmsoft.Options{
+		URL: "http://crm.flats.test" + behind.Path, AllowHTTP: true, LandingID: landing, Referer: "https://flats.example/buy",
+		Timeout: exporttest.Patience, Proxy: http.ProxyURL(via),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if receipt, err := e.Export(t.Context(), exporttest.Delivery(1)); err != nil || receipt.Outcome != export.Delivered || len(stand.Leads()) != 1 {
+		t.Errorf("got %+v, %v; %d leads", receipt, err, len(stand.Leads()))
 	}
 }
 

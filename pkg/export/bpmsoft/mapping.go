@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"text/template"
-	"text/template/parse"
 	"time"
 	"unicode/utf8"
 
@@ -148,7 +146,7 @@ func columns(name, section string, n yaml.Node, lookups map[string]map[string]st
 		if c.value, err = template.New(key.Value).Option("missingkey=error").Funcs(functions(lookups)).Parse(e.Value); err != nil {
 			return nil, wrong("%w", err)
 		}
-		if err := check(c.value, lookups); err != nil {
+		if err := checkTemplate(c.value, lookups); err != nil {
 			return nil, wrong("%w", err)
 		}
 		list = append(list, c)
@@ -258,90 +256,6 @@ func lookUp(table map[string]string, key string) string {
 		return v
 	}
 	return table[rest]
-}
-
-// check finds the names that a template may ask for and that do not exist.
-// Running it on samples alone would miss those behind a condition.
-func check(t *template.Template, lookups map[string]map[string]string) error {
-	for _, one := range t.Templates() {
-		if one.Tree == nil {
-			continue
-		}
-		if err := checkNode(one.Root, reflect.TypeFor[view](), lookups); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkNode checks a node and those in it. dot is what the dot stands for there,
-// nil where that is not known before it runs.
-func checkNode(n parse.Node, dot reflect.Type, lookups map[string]map[string]string) error {
-	all := func(dot reflect.Type, nodes ...parse.Node) error {
-		for _, n := range nodes {
-			if n == nil || reflect.ValueOf(n).IsNil() {
-				continue
-			}
-			if err := checkNode(n, dot, lookups); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	switch n := n.(type) {
-	case *parse.ListNode:
-		return all(dot, n.Nodes...)
-	case *parse.ActionNode:
-		return all(dot, n.Pipe)
-	case *parse.PipeNode:
-		for _, c := range n.Cmds {
-			if err := all(dot, c); err != nil {
-				return err
-			}
-		}
-	case *parse.CommandNode:
-		if f, ok := n.Args[0].(*parse.IdentifierNode); ok && f.Ident == "lookup" && len(n.Args) > 1 {
-			if table, ok := n.Args[1].(*parse.StringNode); ok && lookups[table.Text] == nil {
-				return fmt.Errorf("there is no table %q under lookups", table.Text)
-			}
-		}
-		return all(dot, n.Args...)
-	case *parse.FieldNode:
-		return checkPath(dot, n.Ident)
-	case *parse.VariableNode:
-		if n.Ident[0] == "$" {
-			return checkPath(reflect.TypeFor[view](), n.Ident[1:])
-		}
-	case *parse.ChainNode:
-		return all(dot, n.Node)
-	case *parse.IfNode:
-		return all(dot, n.Pipe, n.List, n.ElseList)
-	case *parse.WithNode:
-		return errors.Join(all(dot, n.Pipe, n.ElseList), all(nil, n.List))
-	case *parse.RangeNode:
-		return errors.Join(all(dot, n.Pipe, n.ElseList), all(nil, n.List))
-	case *parse.TemplateNode:
-		return errors.New("one template cannot call another here")
-	}
-	return nil
-}
-
-// checkPath looks for a chain of fields in a type.
-func checkPath(t reflect.Type, path []string) error {
-	for _, name := range path {
-		if t == nil {
-			return nil
-		}
-		if t.Kind() != reflect.Struct {
-			return fmt.Errorf("there is no .%s", strings.Join(path, "."))
-		}
-		f, ok := t.FieldByName(name)
-		if !ok || !f.IsExported() {
-			return fmt.Errorf("there is no .%s", strings.Join(path, "."))
-		}
-		t = f.Type
-	}
-	return nil
 }
 
 // maxValue bounds any value, in characters, whatever a mapping says.

@@ -97,10 +97,11 @@ func Hostile(n int64) export.Delivery {
 	r.Topic, r.Intent, r.Outcome, r.ClientName, r.Phone, r.SummaryRU = &text, &text, &text, &text, &text, text
 	r.OutcomeCode = call.OutcomeCode(nasty)
 	r.Sentiment = new(call.Sentiment(nasty))
-	r.Recommendations, r.Evidence = nil, nil
+	r.Recommendations, r.Evidence, r.Criteria = nil, nil, nil
 	for range 50 {
 		r.Recommendations = append(r.Recommendations, text)
-		r.Evidence = append(r.Evidence, call.Evidence{Claim: text, Quote: text})
+		r.Evidence = append(r.Evidence, call.Evidence{Claim: text, Quote: text, Supported: true})
+		r.Criteria = append(r.Criteria, call.Judgement{ID: text, Verdict: call.Verdict(text), Turn: new(1), Quote: &text, Supported: true})
 	}
 	d.Analysis.Model, d.Analysis.Analyzer, d.Analysis.PromptVersion = text, text, text
 	return d

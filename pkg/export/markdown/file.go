@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"postcall/pkg/call"
+	"postcall/pkg/durable"
 )
 
 // The entries hold names and telephone numbers: nothing for others.
@@ -102,7 +103,7 @@ func (e *Exporter) append(file, guard *os.File, entry string) (place, error) {
 		err = file.Sync()
 	}
 	if err == nil && in.Offset == 0 {
-		err = syncFolder(e.path) // the file may be new
+		err = durable.SyncDir(filepath.Dir(e.path)) // the file may be new
 	}
 	if err != nil {
 		// If this fails as well, the intent stays for the next writer.
@@ -310,15 +311,6 @@ func same(f *os.File, path string) error {
 		return errReplaced
 	}
 	return err
-}
-
-// syncFolder makes a new file's name durable.
-func syncFolder(path string) error {
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // trouble tells an operator what could not be done and what helps. All of it

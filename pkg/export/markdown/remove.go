@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"postcall/pkg/durable"
 )
 
 // removedLine stands where a line of a person's own was that spoke of somebody
@@ -96,7 +98,7 @@ func (e *Exporter) rewrite(ctx context.Context, file *os.File, analyses map[int6
 		return r, err
 	}
 	renamed = true
-	return r, syncFolder(e.path)
+	return r, durable.SyncDir(filepath.Dir(e.path))
 }
 
 // filter copies what stays. An entry goes as a whole; one without an end goes as

@@ -93,11 +93,24 @@ func bounded(r call.Result) call.Result {
 	r.Recommendations = recommendations
 	evidence := []call.Evidence{}
 	for _, e := range r.Evidence[:min(len(r.Evidence), call.MaxEvidence)] {
+		if !e.Supported {
+			continue // nobody said it: no evidence
+		}
 		e.Claim = outbound.Plain(e.Claim, call.MaxQuote)
 		e.Quote = outbound.Plain(e.Quote, call.MaxQuote)
 		evidence = append(evidence, e)
 	}
 	r.Evidence = evidence
+	criteria := []call.Judgement{}
+	for _, j := range r.Criteria[:min(len(r.Criteria), call.MaxCriteria)] {
+		j.ID = outbound.Plain(j.ID, call.MaxCriterionID)
+		j.Verdict = call.Verdict(outbound.Plain(string(j.Verdict), maxCode))
+		if j.Quote = plain(j.Quote, call.MaxQuote); !j.Supported {
+			j.Turn, j.Quote = nil, nil
+		}
+		criteria = append(criteria, j)
+	}
+	r.Criteria = criteria
 	r.Metrics = nil
 	return r
 }

@@ -22,7 +22,7 @@
 //	    "call": {"started_at": "…"|null, "duration_s": 94, "direction": "inbound",
 //	             "language": "ru", "customer_number": "+375…"},
 //	    "analysis_id": 123, "analyzer": "openai", "model": "…", "prompt_version": "…", "trigger": "auto",
-//	    "result": {…},                           the columns of call.Result
+//	    "result": {…},                           call.Result, without quotes that nobody said
 //	    "metrics": {…}|null                      call.Metrics
 //	  }
 //	}

@@ -209,6 +209,36 @@ func TestMessage(t *testing.T) {
 
 // TestID checks that a message keeps its id over attempts, and that nothing
 // else has it.
+// What a model made up is not passed on as proof.
+func TestUnsupportedQuotes(t *testing.T) {
+	t.Parallel()
+	d := exporttest.Delivery(1)
+	r := &d.Analysis.Result
+	r.Evidence = append(r.Evidence, call.Evidence{Claim: "made up", Turn: 2, Quote: "made-up quote"})
+	r.Criteria = []call.Judgement{
+		{ID: "courteous", Verdict: call.VerdictMet, Turn: new(1), Quote: new("Добрый день"), Supported: true},
+		{ID: "goal_reached", Verdict: call.VerdictMet, Turn: new(2), Quote: new("made-up quote")},
+	}
+	body, err := webhook.Body(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m struct {
+		Data struct{ Result call.Result }
+	}
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatal(err)
+	}
+	got := m.Data.Result
+	if strings.Contains(string(body), "made") || len(got.Evidence) != 1 || len(got.Criteria) != 2 ||
+		got.Criteria[0].Quote == nil || *got.Criteria[0].Quote != "Добрый день" || got.Criteria[1].Verdict != call.VerdictMet {
+		t.Errorf("message is %s", body)
+	}
+	if len(r.Evidence) != 2 || r.Criteria[1].Quote == nil {
+		t.Error("the delivery itself was changed")
+	}
+}
+
 func TestID(t *testing.T) {
 	t.Parallel()
 	d := exporttest.Delivery(1)
