@@ -69,6 +69,7 @@ func TestFullHealth(t *testing.T) {
 	o.worker()
 	o.wait("done", `select analysis_state from webhook_events where id = $1`, id)
 	o.wait("1", `select count(*) from workers`)
+	o.wait("0", `select count(*) from calls_due`)
 	status, worst, c := o.health()
 	if status != http.StatusOK || worst == "fail" {
 		t.Errorf("%d %s %+v", status, worst, c)
