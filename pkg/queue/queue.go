@@ -279,7 +279,9 @@ func InsertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob
 func insertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob, maxAttempts int) (added int, err error) {
 	params := make([]river.InsertManyParams, len(jobs))
 	for i, j := range jobs {
-		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode()}}
+		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{
+			MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode(), Priority: j.Priority,
+		}}
 	}
 	results, err := c.InsertManyTx(ctx, tx, params)
 	if err != nil {
@@ -297,6 +299,8 @@ func insertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob
 type AnalyzeJob struct {
 	Args     Analyze
 	Metadata Metadata
+	// Priority is 1, which 0 stands for, to 4, the least urgent.
+	Priority int
 }
 
 // ErrNotOwned means that a job has been given to another attempt meanwhile, so
