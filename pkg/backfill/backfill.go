@@ -111,6 +111,7 @@ func (i *Importer) Page(ctx context.Context, w Window, cursor string, requestID 
 	if err != nil {
 		return "", nil, err
 	}
+	failures := 0
 	g, fetch := errgroup.WithContext(ctx)
 	g.SetLimit(fetching)
 	for _, one := range wanted {
@@ -121,10 +122,14 @@ func (i *Importer) Page(ctx context.Context, w Window, cursor string, requestID 
 			} else {
 				t, err = i.fetch(fetch, one, requestID)
 			}
-			if err != nil && hopeless(ctx, err) {
-				return err
-			}
 			if err != nil {
+				mu.Lock()
+				failures++
+				over := failures
+				mu.Unlock()
+				if over == mostFailures || hopeless(ctx, err) {
+					return err
+				}
 				i.Log.Error("a call cannot be imported", zap.String("call", call.Digest(one.ID)), zap.String("request_id", requestID), zap.Error(err))
 				t.Failed++
 			}
@@ -141,14 +146,14 @@ func (i *Importer) Page(ctx context.Context, w Window, cursor string, requestID 
 	return next, days, nil
 }
 
+// mostFailures is how many calls of a page may fail before it is taken for
+// something that stands in the way of all.
+const mostFailures = 10
+
 // hopeless reports whether an error stands in the way of all other calls too.
 func hopeless(ctx context.Context, err error) bool {
-	switch call.CodeOf(err) {
-	case call.Credentials, call.RateLimited, call.Unavailable:
-		return true
-	default:
-		return ctx.Err() != nil
-	}
+	code := call.CodeOf(err)
+	return code == call.Credentials || code == call.RateLimited || ctx.Err() != nil
 }
 
 func (w want) tally() (t Tally) {

@@ -130,7 +130,7 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 	event, err := postgres.ClaimEvent(held, w.Pool, job.Args.EventID, again)
 	if same, ok := errors.AsType[*postgres.SameCallError](err); ok {
 		if same.Running {
-			return nil, "", &call.Error{Code: call.RateLimited, RetryAfter: sameCallSnooze, Err: same}
+			return nil, "", &call.Error{Code: call.RateLimited, Message: same.Error(), RetryAfter: sameCallSnooze}
 		}
 		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: same.Error()}, func(ctx context.Context, tx pgx.Tx) error {
 			return postgres.StandsFor(ctx, tx, same.EventID, job.Args.EventID)

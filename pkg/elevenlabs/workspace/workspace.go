@@ -160,7 +160,7 @@ func (c *Client) Conversations(ctx context.Context, q Query) (Page, error) {
 func (c *Client) Conversation(ctx context.Context, id string) (json.RawMessage, error) {
 	body, err := c.body(ctx, maxConversation, nil, "v1", "convai", "conversations", id)
 	if err == nil && !json.Valid(body) {
-		err = call.Errorf(call.Unavailable, "the answer is no JSON")
+		err = call.Errorf(call.Invalid, "the answer is no JSON")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fetching a conversation: %w", err)
