@@ -208,6 +208,7 @@ func TestAccessMatrix(t *testing.T) {
 		{"GET", "/api/events/" + id, "", access.Viewer, 200},
 		{"GET", "/api/stats", "", access.Viewer, 200},
 		{"GET", "/api/rejections", "", access.Viewer, 200},
+		{"GET", "/api/import", "", access.Viewer, 200},
 		{"GET", "/api/openapi.yaml", "", access.Viewer, 200},
 		{"GET", "/api/events.csv", "", access.Admin, 200},
 		{"GET", "/api/events.jsonl", "", access.Admin, 200},

@@ -116,12 +116,11 @@ func (i *Importer) Page(ctx context.Context, w Window, cursor string, requestID 
 	g.SetLimit(fetching)
 	for _, one := range wanted {
 		g.Go(func() error {
-			t, err := Tally{}, error(nil)
 			if dry {
-				t = one.tally()
-			} else {
-				t, err = i.fetch(fetch, one, requestID)
+				count(one.Conversation, one.tally())
+				return nil
 			}
+			t, err := i.fetch(fetch, one, requestID)
 			if err != nil {
 				mu.Lock()
 				failures++

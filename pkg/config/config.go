@@ -237,12 +237,6 @@ type Import struct {
 	Upstream
 }
 
-// Doctor is what the command reads that says what is wrong.
-type Doctor struct {
-	Ingest
-	Upstream
-}
-
 // Privacy is what the commands read that erase and copy what is kept of a
 // person.
 type Privacy struct {

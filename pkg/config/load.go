@@ -393,7 +393,7 @@ var rules = map[string]struct {
 	}},
 }
 
-// parseAge reads a duration such as 90d, at least an hour and at most a hundred
+// ParseAge reads a duration such as 90d, at least an hour and at most a hundred
 // years. Empty is 0.
 func ParseAge(s string) (time.Duration, error) {
 	if s == "" {

@@ -5,7 +5,6 @@ package elevenlabstest
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -57,7 +56,8 @@ type Server struct {
 }
 
 // New starts a server, which ends with the test.
-func New(t testing.TB) *Server {
+func New(tb testing.TB) *Server {
+	tb.Helper()
 	s := &Server{Webhooks: []map[string]any{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/convai/conversations", s.list)
@@ -74,7 +74,7 @@ func New(t testing.TB) *Server {
 		answer(w, map[string]any{"webhooks": map[string]any{"post_call_webhook_id": hook, "send_audio": false}})
 	})
 	s.http = httptest.NewServer(s.guarded(mux))
-	t.Cleanup(s.http.Close)
+	tb.Cleanup(s.http.Close)
 	return s
 }
 
@@ -226,7 +226,7 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) (Call, bool) {
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.calls, func(c Call) bool { return c.ID == r.PathValue("id") })
 	if i < 0 {
-		refuse(w, http.StatusNotFound, fmt.Sprintf("no conversation %s", r.PathValue("id")))
+		refuse(w, http.StatusNotFound, "no conversation "+r.PathValue("id"))
 		return Call{}, false
 	}
 	return s.calls[i], true

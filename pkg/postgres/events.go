@@ -273,11 +273,11 @@ func (s *SameCallError) Error() string {
 
 // StandsFor says that an event is another copy of a call: lists and figures go
 // by the one that stands for it.
-func StandsFor(ctx context.Context, db DB, event, copy int64) error {
+func StandsFor(ctx context.Context, db DB, event, other int64) error {
 	_, err := db.Exec(ctx, `
 		update webhook_events set duplicate_of = $1
 		where id = $2 and id <> $1 and duplicate_of is null
-			and exists (select from webhook_events where id = $1 and duplicate_of is null)`, event, copy)
+			and exists (select from webhook_events where id = $1 and duplicate_of is null)`, event, other)
 	return failed("marking a copy of a call", err)
 }
 

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-retryablehttp"
 	"golang.org/x/time/rate"
 
@@ -71,7 +72,7 @@ func New(o Options) (*Client, error) {
 		return nil, call.Errorf(call.Invalid, "%q is no address of an API", o.BaseURL)
 	}
 	if o.Transport == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
+		t := cleanhttp.DefaultPooledTransport()
 		t.ResponseHeaderTimeout = attemptTime
 		o.Transport = t
 	}
@@ -111,12 +112,21 @@ type Conversation struct {
 	Status    string  `json:"status"` // initiated, in-progress, processing, done, failed
 }
 
+// The bounds of times and durations that are believed: a call of this century,
+// of a week at most.
+const (
+	latest  = 4102444800 // 2100-01-01
+	longest = 7 * 24 * 3600
+)
+
 // Started is when the call began.
-func (c Conversation) Started() time.Time { return time.Unix(int64(c.StartUnix), 0).UTC() }
+func (c Conversation) Started() time.Time {
+	return time.Unix(int64(min(max(c.StartUnix, 0), latest)), 0).UTC()
+}
 
 // Ended is when it was over.
 func (c Conversation) Ended() time.Time {
-	return c.Started().Add(time.Duration(c.Duration * float64(time.Second)))
+	return c.Started().Add(time.Duration(min(max(c.Duration, 0), longest) * float64(time.Second)))
 }
 
 // Over reports whether nothing is added to it any more.
@@ -171,7 +181,7 @@ func (c *Client) Conversation(ctx context.Context, id string) (json.RawMessage, 
 // Recording is a call's audio, to be read and closed. NotFound if there is none.
 func (c *Client) Recording(ctx context.Context, id string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, recordingTime)
-	answer, err := c.do(ctx, nil, "v1", "convai", "conversations", id, "audio")
+	answer, err := c.do(ctx, nil, "v1", "convai", "conversations", id, "audio") //nolint:bodyclose // by ended
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("fetching a recording: %w", err)
