@@ -91,8 +91,11 @@ func TestFaults(t *testing.T) {
 		"no right":          {[]func(http.ResponseWriter){status(403)}, call.Credentials, 1, 0},
 		"gone":              {[]func(http.ResponseWriter){status(404)}, call.NotFound, 1, 0},
 		"not understood":    {[]func(http.ResponseWriter){status(422)}, call.Invalid, 1, 0},
-		"sent elsewhere":    {[]func(http.ResponseWriter){func(w http.ResponseWriter) { w.Header().Set("Location", "http://127.0.0.1:1/"); w.WriteHeader(http.StatusFound) }}, call.Invalid, 1, 0},
-		"half an answer":    {[]func(http.ResponseWriter){func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"conversations": [`+secret) }}, call.Unavailable, 1, 0},
+		"sent elsewhere": {[]func(http.ResponseWriter){func(w http.ResponseWriter) {
+			w.Header().Set("Location", "http://127.0.0.1:1/")
+			w.WriteHeader(http.StatusFound)
+		}}, call.Invalid, 1, 0},
+		"half an answer": {[]func(http.ResponseWriter){func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"conversations": [`+secret) }}, call.Unavailable, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
