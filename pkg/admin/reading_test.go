@@ -505,6 +505,21 @@ func TestExport(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &item); err != nil || item.Analysis.Topic != "Квартира" {
 		t.Errorf("%s, %v", body, err)
 	}
+	// Who was given what is written down, without what was searched for.
+	s.get(access.Admin, "/api/events.jsonl?q=секрет")
+	s.get(access.Admin, "/api/events.jsonl?quality=9")
+	var log string
+	if err := pool.QueryRow(t.Context(), `
+		select string_agg(concat_ws(' ', actor, action, target, outcome, detail -> 'filter'), E'\n' order by id) from audit_log`).Scan(&log); err != nil {
+		t.Fatal(err)
+	}
+	const want = "test-admin events.export events.csv done {\"bom\": \"true\", \"sort\": \"received_at\"}\n" +
+		"test-admin events.export events.csv done {\"agentId\": \"nobody\"}\n" +
+		"test-admin events.export events.jsonl done {\"topic\": \"квартира\"}\n" +
+		"test-admin events.export events.jsonl done {\"q\": \"…\"}"
+	if log != want {
+		t.Errorf("the audit log has\n%s, want\n%s", log, want)
+	}
 }
 
 // An export that fails on its way does not look like a whole one.
@@ -518,7 +533,7 @@ func TestExportBreaksOff(t *testing.T) {
 	var acquired atomic.Int32
 	var fails atomic.Bool
 	config.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
-		if fails.Load() && acquired.Add(1) > 1 {
+		if fails.Load() && acquired.Add(1) > 2 { // a batch, the audit entry, the next batch
 			return true, errors.New("the database is away")
 		}
 		return true, nil
