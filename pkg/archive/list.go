@@ -68,6 +68,9 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	if err != nil {
 		return Page{}, err
 	}
+	if r.plan.costly && q.Offset == 0 && !q.Sort.byQuality() {
+		r.until = time.Now().Add(q.Patience)
+	}
 	want := q.Offset + q.Limit + 1
 	keys, err := r.read(ctx, q, after, want)
 	if err != nil {
@@ -78,7 +81,7 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	switch {
 	case after != nil:
 		total = Total{Count: after.Count, Exact: after.Exact}
-	case !more:
+	case !more && r.stopped == nil:
 		total = Total{Count: int64(len(keys)), Exact: true}
 	default:
 		if total, err = r.total(ctx); err != nil {
@@ -97,11 +100,17 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	if page.Items, err = items(ctx, tx, keys); err != nil {
 		return Page{}, err
 	}
-	if more {
-		last := r.position(keys[len(keys)-1])
-		last.List, last.Count, last.Exact = q.fingerprint(), total.Count, total.Exact
-		page.Next = last.cursor()
+	var last position
+	switch {
+	case more:
+		last = r.position(keys[len(keys)-1])
+	case r.stopped != nil:
+		last, page.LookedTo = r.position(*r.stopped), r.stopped.At
+	default:
+		return page, nil
 	}
+	last.List, last.Count, last.Exact = q.fingerprint(), total.Count, total.Exact
+	page.Next = last.cursor()
 	return page, nil
 }
 
@@ -131,6 +140,10 @@ type reader struct {
 	plan  *plan
 	up    bool // the oldest first
 	after *key // nil for the beginning
+	// until is when a search that takes long is broken off; zero for never.
+	// stopped is then how far it has come.
+	until   time.Time
+	stopped *key
 }
 
 func newReader(ctx context.Context, tx pgx.Tx, q Query, after *position) (*reader, error) {
@@ -329,8 +342,11 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 	if !few {
 		parts = steps(day(first), day(last), r.up)
 	}
+	if !r.until.IsZero() {
+		parts = evenSteps(day(first), day(last), r.up)
+	}
 	var found []key
-	for _, s := range parts {
+	for n, s := range parts {
 		c := r.plan.calls(s.facets...)
 		r.beyond(c, "at", "event_id")
 		if s.facets == nil {
@@ -343,6 +359,10 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 			return nil, err
 		}
 		if found = append(found, next...); len(found) == want {
+			break
+		}
+		if !r.until.IsZero() && time.Now().After(r.until) && n < len(parts)-1 {
+			r.stopped = s.end(r.up)
 			break
 		}
 	}
@@ -464,7 +484,7 @@ func (r *reader) count(ctx context.Context, table string, c *clause) (Total, err
 }
 
 // maxCostly is how many are counted that must be looked at one by one.
-const maxCostly = 1000
+const maxCostly = 200
 
 // estimate is how many rows the planner expects.
 func (r *reader) estimate(ctx context.Context, table string, c *clause) (int64, error) {
