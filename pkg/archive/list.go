@@ -208,7 +208,11 @@ func (r *reader) keys(ctx context.Context, want int) ([]key, error) {
 	if found, err = r.indexed(ctx, want); err != nil {
 		return nil, err
 	}
-	for _, c := range r.unindexed() {
+	clauses, err := r.unindexed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range clauses {
 		r.beyond(c, listedAt, "id")
 		waiting, err := r.query(ctx, `with found as materialized (select id, `+listedAt+` as at from webhook_events e where `+c.String()+`)
 			select id, at from found`+r.order("at", "id")+` limit `+c.arg(want), c.args)
@@ -279,7 +283,7 @@ func (r *reader) walk(ctx context.Context, want int) ([]key, error) {
 // unindexed are the filters on events that the index of calls does not find by
 // their columns: those that wait for their first analysis or, if such states
 // were asked for, for any; and those that are due to be indexed.
-func (r *reader) unindexed() (clauses []*clause) {
+func (r *reader) unindexed(ctx context.Context) (clauses []*clause, err error) {
 	settled, waiting := r.plan.byState()
 	if len(waiting) > 0 {
 		c := r.plan.events()
@@ -291,9 +295,13 @@ func (r *reader) unindexed() (clauses []*clause) {
 		}
 		clauses = append(clauses, c)
 	}
-	if len(settled) > 0 {
+	due, err := r.due(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(settled) > 0 && len(due) > 0 {
 		c := r.plan.events()
-		c.and("e.id in (select event_id from calls_due join calls using (event_id))")
+		c.and("e.id = any(?::bigint[])", due)
 		if len(r.plan.States) > 0 {
 			c.and("e.analysis_state not in ('queued', 'running')")
 		}
@@ -301,7 +309,17 @@ func (r *reader) unindexed() (clauses []*clause) {
 		c.and("not exists (select from calls c where c.event_id = e.id and " + c.nested(r.plan.calls()) + ")")
 		clauses = append(clauses, c)
 	}
-	return clauses
+	return clauses, nil
+}
+
+// due are the calls that are due to be indexed: mostly none.
+func (r *reader) due(ctx context.Context) ([]int64, error) {
+	rows, err := r.tx.Query(ctx, `select distinct event_id from calls_due join calls using (event_id)`)
+	if err != nil {
+		return nil, failed("looking for calls to be indexed", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	return ids, failed("looking for calls to be indexed", err)
 }
 
 // indexed reads by the inverted index of calls, from the next day on in steps
@@ -452,7 +470,11 @@ func (r *reader) total(ctx context.Context) (Total, error) {
 	if r.plan.settled {
 		return total, r.scanByIndex(ctx, true)
 	}
-	for _, c := range r.unindexed() {
+	clauses, err := r.unindexed(ctx)
+	if err != nil {
+		return Total{}, err
+	}
+	for _, c := range clauses {
 		waiting, err := r.count(ctx, "webhook_events e", c)
 		if err != nil {
 			return Total{}, err
