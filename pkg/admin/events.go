@@ -42,7 +42,7 @@ type eventList struct {
 	Limit int            `json:"limit"`
 	// LookedTo is how far a search has come that takes long: next_cursor goes on.
 	LookedTo *time.Time `json:"looked_to,omitempty"`
-	Page  *int           `json:"page,omitempty"`
+	Page     *int       `json:"page,omitempty"`
 }
 
 // events lists events. With page and limit it answers as the Node service's

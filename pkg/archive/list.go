@@ -54,6 +54,11 @@ func List(ctx context.Context, pool *pgxpool.Pool, q Query) (Page, error) {
 	return page, nil
 }
 
+// Reading runs f in a transaction that only reads, planned as lists are.
+func Reading(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) error {
+	return reading(ctx, pool, f)
+}
+
 // reading runs f in a transaction that only reads.
 func reading(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) error {
 	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{BeginQuery: begin}, f)
