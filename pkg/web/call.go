@@ -82,6 +82,7 @@ func (d *Dashboard) call(c echo.Context) error {
 	}
 	ctx, cancel := bounded(c)
 	defer cancel()
+	d.refresh(ctx)
 	record, err := archive.Get(ctx, d.API.Pool, id)
 	if err != nil {
 		return err
@@ -272,6 +273,19 @@ func plain(raw json.RawMessage) string {
 		return ""
 	}
 	return string(raw)
+}
+
+// Targets are where a result may be sent, those that it went to first.
+func (v oneCall) Targets() []call.Target {
+	all := []call.Target{call.TargetBPMSoft, call.TargetMarkdown, call.TargetWebhook}
+	went := func(to call.Target) int {
+		if slices.ContainsFunc(v.Dispatches, func(d archive.Dispatch) bool { return d.Target == to }) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(all, func(a, b call.Target) int { return went(a) - went(b) })
+	return all
 }
 
 func pretty(raw json.RawMessage) string {

@@ -75,7 +75,7 @@ func TestCatalogues(t *testing.T) {
 		"done": {"reprocess", "resend", "correct", "handled", "retry"}, "speaker": {"agent", "user"}, "error": {"400", "403", "404", "409", "422", "429", "500", "503"},
 		"sort": {"-received_at", "received_at", "-quality", "quality"}, "target": {"bpmsoft", "markdown", "webhook"}, "number": {"space"},
 	}
-	for _, f := range fields(nil) {
+	for _, f := range (&Dashboard{}).fields(nil) {
 		used["filter."+f.Name] = true
 		for _, o := range f.Options {
 			used[o.Key] = true

@@ -45,6 +45,7 @@ type Dashboard struct {
 
 	languages map[string]*template.Template
 	files     *assets
+	agents    agents
 }
 
 // New reads the templates, catalogues and files, which are part of the program.
