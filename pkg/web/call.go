@@ -87,38 +87,16 @@ func (d *Dashboard) call(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	corrections, err := postgres.Corrections(ctx, d.API.Pool, id)
-	if err != nil {
-		return err
-	}
 	if d.API.Masked(c) {
 		record.Mask()
-		for i := range corrections {
-			corrections[i] = masked(corrections[i])
-		}
 	}
 	v := oneCall{Record: record, ID: id}
 	v.Pending = record.Event.State == call.StateQueued || record.Event.State == call.StateRunning
-	v.read(corrections)
+	v.read()
 	return d.render(c, http.StatusOK, "call.html", d.page(c, "call.title", "calls", v))
 }
 
-// masked hides numbers of a correction by the rules for a result's.
-func masked(c postgres.Correction) postgres.Correction {
-	hide := func(value json.RawMessage) json.RawMessage {
-		r := archive.Record{Analyses: []archive.Analysis{{Result: json.RawMessage(`{"` + c.Field + `":` + string(value) + `}`)}}}
-		r.Mask()
-		var o map[string]json.RawMessage
-		if err := json.Unmarshal(r.Analyses[0].Result, &o); err != nil {
-			return json.RawMessage("null")
-		}
-		return o[c.Field]
-	}
-	c.Value, c.ModelValue = hide(c.Value), hide(c.ModelValue)
-	return c
-}
-
-func (v *oneCall) read(corrections []postgres.Correction) {
+func (v *oneCall) read() {
 	e := &v.Event
 	if conversation, err := elevenlabs.Conversation(e.EventType, e.Payload); err == nil {
 		v.Conversation = conversation
@@ -158,7 +136,7 @@ func (v *oneCall) read(corrections []postgres.Correction) {
 			v.Result = &r
 			v.judge()
 		}
-		v.fields(corrections)
+		v.fields(v.Corrections)
 	}
 	if v.Metrics == nil && len(e.Metrics) > 0 {
 		var m call.Metrics
