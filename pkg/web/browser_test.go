@@ -132,7 +132,7 @@ func (b *browser) clean401() {
 
 // pages are all there are, with a call of some id.
 func pages(id int64) []string {
-	return []string{"/?days=30", "/calls", "/calls?quality=1,2", fmt.Sprintf("/calls/%d", id), "/dead-letters", "/rejections", "/audit", "/session"}
+	return []string{"/?days=30", "/calls", "/calls?quality=1,2", fmt.Sprintf("/calls/%d", id), "/dead-letters", "/rejections", "/system", "/audit", "/session"}
 }
 
 // TestAxe looks for what keeps people from using a page.
@@ -222,7 +222,7 @@ func TestViewer(t *testing.T) {
 	h := open(t)
 	id := h.send(body("conv_phone", "Мой номер +7 999 000-00-17, перезвоните.", nil))
 	client := h.signedIn(access.Viewer)
-	for path, want := range map[string]int{"/": 200, "/calls": 200, fmt.Sprintf("/calls/%d", id): 200, "/dead-letters": 200, "/rejections": 200, "/audit": 403, "/calls/999999": 404, "/calls/x": 404, "/calls?quality=9": 400} {
+	for path, want := range map[string]int{"/": 200, "/calls": 200, fmt.Sprintf("/calls/%d", id): 200, "/dead-letters": 200, "/rejections": 200, "/system": 200, "/audit": 403, "/calls/999999": 404, "/calls/x": 404, "/calls?quality=9": 400} {
 		status, page, header := client("GET", path, "")
 		if status != want || !strings.Contains(header.Get("Content-Type"), "text/html") || strings.Contains(header.Get("Content-Security-Policy"), "unsafe") {
 			t.Errorf("%s: %d %s", path, status, header)

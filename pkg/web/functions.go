@@ -49,7 +49,8 @@ func (d *Dashboard) functions(t texts) template.FuncMap {
 		"part": func(name string, c column) part {
 			return map[string]part{"good": c.Good, "neither": c.Neither, "lost": c.Lost}[name]
 		},
-		"note": t.note,
+		"check": t.check,
+		"note":  t.note,
 		// Talk shares are of all that is said; rounded each for itself they may
 		// not add up.
 		"rest":    func(share *float64) float64 { return 1 - math.Round(*share*100)/100 },

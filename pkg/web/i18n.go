@@ -107,3 +107,13 @@ func (t texts) note(eventType call.EventType, note *string) string {
 		return text
 	}
 }
+
+// check names a part of the installation; of queues and targets there are many.
+func (t texts) check(part string) string {
+	for _, kind := range []string{"queue", "target"} {
+		if name, ok := strings.CutPrefix(part, kind+" "); ok {
+			return t.say("check."+kind, name)
+		}
+	}
+	return t.name("check", part)
+}

@@ -39,7 +39,7 @@ func TestLook(t *testing.T) {
 				b.choose("theme", theme)
 				for name, path := range map[string]string{
 					"overview": "/?days=30", "calls": "/calls", "call": fmt.Sprintf("/calls/%d", shoot), "dead": "/dead-letters",
-					"rejections": "/rejections", "audit": "/audit", "signin": "/session",
+					"rejections": "/rejections", "system": "/system", "audit": "/audit", "signin": "/session",
 				} {
 					b.open(path)
 					picture, err := chromedp.Run(b.Context, chromedp.FullScreenshot(60))

@@ -121,7 +121,7 @@ func (d *Dashboard) overview(c echo.Context) error {
 	if o.Leads, err = d.leads(ctx, c, agent); err != nil {
 		return err
 	}
-	if o.System, err = d.system(ctx, now); err != nil {
+	if o.System, err = d.standing(ctx, now); err != nil {
 		return err
 	}
 	newest, err := newestEvent(ctx, d.API.Pool)
@@ -294,7 +294,7 @@ func (d *Dashboard) leads(ctx context.Context, c echo.Context, agent string) ([]
 	return leads, nil
 }
 
-func (d *Dashboard) system(ctx context.Context, s *archive.Stats) (system, error) {
+func (d *Dashboard) standing(ctx context.Context, s *archive.Stats) (system, error) {
 	v := system{Received: s.Events, Analysed: s.Analysed}
 	queues, err := d.API.Queues(ctx)
 	if err != nil {
