@@ -34,7 +34,7 @@ type tile struct {
 type bar struct {
 	List, Value string // whose name is shown: t.name
 	Count       int64
-	Width       float64 // of 100
+	Width       float64 // the share of all, of 100
 	Change      *float64
 	Link        string
 }
@@ -220,9 +220,8 @@ const maxBars = 8
 
 func bars(list, parameter string, now, before map[string]int64, from time.Time) []bar {
 	var all []bar
-	most := int64(1)
+	whole := max(total(now), 1)
 	for value, n := range now {
-		most = max(most, n)
 		b := bar{List: list, Value: value, Count: n, Change: change(float64(n), float64(before[value]))}
 		if parameter != "" {
 			b.Link = "/calls?" + url.Values{parameter: {value}, "dateFrom": {from.Format(time.RFC3339)}}.Encode()
@@ -239,7 +238,7 @@ func bars(list, parameter string, now, before map[string]int64, from time.Time) 
 		return 1
 	})
 	for i := range all {
-		all[i].Width = float64(all[i].Count) / float64(most) * 100
+		all[i].Width = float64(all[i].Count) / float64(whole) * 100
 	}
 	return all[:min(len(all), maxBars)]
 }
