@@ -138,7 +138,7 @@ func money(v any) string {
 		return "–"
 	case n == 0:
 		return "$0"
-	case n < 1:
+	case n < 0.1:
 		return fmt.Sprintf("$%.4f", n)
 	}
 	return fmt.Sprintf("$%.2f", n)

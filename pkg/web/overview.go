@@ -142,7 +142,7 @@ func tiles(now, before *archive.Stats) []tile {
 		{Key: "tile.quality", Value: now.QualityAverage, Form: "decimal", Change: changed(now.QualityAverage, before.QualityAverage), Better: 1, Link: link + "&sort=quality"},
 		{Key: "tile.negative", Value: negative(now), Form: "percent", Change: changed(negative(now), negative(before)), Better: -1, Link: link + "&sentiment=negative"},
 		{Key: "tile.duration", Value: mean(now), Form: "duration", Change: changed(mean(now), mean(before)), Link: link},
-		{Key: "tile.cost", Value: now.CostUSD, Form: "money", Change: change(now.CostUSD, before.CostUSD), Better: -1, Link: link},
+		{Key: "tile.cost", Value: now.CostUSD, Form: "money", Change: change(now.CostUSD, before.CostUSD), Link: link},
 	}
 }
 
