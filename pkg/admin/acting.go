@@ -73,6 +73,7 @@ func (a *API) registerActing(e *echo.Echo, g *echo.Group) {
 
 	g.POST("/events/:id/reprocess", a.reprocess, action("event.reprocess"), operator)
 	g.POST("/events/:id/resend-crm", a.resend, action("event.resend"), operator)
+	g.POST("/events/:id/corrections", a.correct, action("event.correct"), operator)
 	g.POST("/events/reprocess", a.reprocessMany, action("events.reprocess"), operator)
 	g.POST("/events/resend-crm", a.resendMany, action("events.resend"), operator)
 	g.POST("/analyze", a.analyze, action("event.analyze"), operator)

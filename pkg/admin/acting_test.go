@@ -81,6 +81,7 @@ var acts = []struct {
 }{
 	{"/api/events/%d/reprocess", ``, access.Operator},
 	{"/api/events/%d/resend-crm", ``, access.Operator},
+	{"/api/events/%d/corrections", `{"field": "quality", "value": 2}`, access.Operator},
 	{"/api/events/reprocess", `{"filter": {"state": "running"}, "dry_run": false}`, access.Operator},
 	{"/api/events/resend-crm", `{"filter": {"state": "running"}, "dry_run": false, "target": "markdown"}`, access.Operator},
 	{"/api/analyze", `{"event_id": %d}`, access.Operator},
@@ -157,6 +158,7 @@ func TestActingContract(t *testing.T) {
 		for slow.send(access.Viewer, http.MethodPost, path, body) != 429 {
 		}
 	}
+	want(s, 404, access.Operator, http.MethodPost, "/api/events/999/corrections", `{"field": "topic", "value": "x"}`)
 	for _, path := range []string{"/api/events/999/reprocess", "/api/events/999/resend-crm", "/api/queues/none/pause", "/api/queues/none/resume"} {
 		want(s, 404, access.Admin, http.MethodPost, path, "")
 	}
@@ -165,6 +167,9 @@ func TestActingContract(t *testing.T) {
 	want(s, 404, access.Operator, http.MethodPost, "/api/analyze/next", "")
 
 	// What is taken, without a worker first.
+	for _, body := range []string{`{"field": "quality", "value": 2}`, `{"field": "topic", "value": null}`, `{"field": "topic", "withdraw": true}`} {
+		want(s, 200, access.Operator, http.MethodPost, fmt.Sprintf("/api/events/%d/corrections", id), body)
+	}
 	want(s, 200, access.Operator, http.MethodPost, "/api/events/reprocess", `{"filter": {"state": "dead"}}`)
 	want(s, 200, access.Operator, http.MethodPost, "/api/events/resend-crm", `{"filter": {"state": "done"}, "target": "markdown", "dry_run": false}`)
 	want(s, 200, access.Operator, http.MethodPost, "/api/dead-letters/retry", fmt.Sprintf(`{"event_id": %d}`, dead))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -77,19 +78,60 @@ func CorrectedFields() []string {
 // Correct keeps a person's value of a field beside the model's. An empty text
 // means that the conversation does not tell; withdraw gives the model's value
 // its place back. The audit log names the field, never the value.
-func (a *API) Correct(c echo.Context, id int64, field, text string, withdraw bool) error {
+func (a *API) Correct(c echo.Context, id int64, field, text string, withdraw bool) (Corrected, error) {
 	value, err := correctedValue(field, strings.TrimSpace(text), withdraw)
 	if err != nil {
-		return err
+		return Corrected{}, err
 	}
 	entry(c).detail["field"], entry(c).detail["withdrawn"] = clipped(field), withdraw
-	_, err = act(a, c, fmt.Sprintf("event %d", id), func(ctx context.Context, tx pgx.Tx) (struct{}, error) {
+	return act(a, c, fmt.Sprintf("event %d", id), func(ctx context.Context, tx pgx.Tx) (Corrected, error) {
 		who := identity(c)
-		return struct{}{}, postgres.InsertCorrection(ctx, tx, postgres.Correction{
+		return Corrected{id, field, withdraw}, postgres.InsertCorrection(ctx, tx, postgres.Correction{
 			EventID: id, Field: field, Value: value, Withdrawn: withdraw, Who: who.Name, Role: string(who.Role),
 		})
 	})
-	return err
+}
+
+// Corrected is the answer of a correction. The value, which may be a person's,
+// is not in it: answers are kept with their Idempotency-Key.
+type Corrected struct {
+	EventID   int64  `json:"event_id"`
+	Field     string `json:"field"`
+	Withdrawn bool   `json:"withdrawn"`
+}
+
+// correct takes a correction: 200.
+func (a *API) correct(c echo.Context) error {
+	id, err := eventID(c)
+	if err != nil {
+		return err
+	}
+	var r struct {
+		Field    string          `json:"field"`
+		Value    json.RawMessage `json:"value"`
+		Withdraw bool            `json:"withdraw"`
+	}
+	if err := decode(c, &r); err != nil {
+		return err
+	}
+	if r.Withdraw == (r.Value != nil) {
+		return call.Errorf(call.Invalid, `Give either "value" or "withdraw": true.`)
+	}
+	var text string
+	switch {
+	case r.Withdraw || string(r.Value) == "null":
+	case r.Field == "quality":
+		text = string(r.Value) // a number; what else there may be is refused with its text
+	default:
+		if json.Unmarshal(r.Value, &text) != nil || strings.TrimSpace(text) == "" {
+			return call.Errorf(call.Invalid, `value of %s is a text that is not empty, or null.`, clipped(r.Field))
+		}
+	}
+	answer, err := a.Correct(c, id, r.Field, text, r.Withdraw)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, answer)
 }
 
 // correctedValue holds a value to what an analysis may say in its field.

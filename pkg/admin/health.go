@@ -37,6 +37,13 @@ const (
 	fail state = "fail"
 )
 
+// Health is how the installation stands: as its worst part does.
+type Health struct {
+	Status  state   `json:"status"`
+	Version string  `json:"version"`
+	Checks  []check `json:"checks"`
+}
+
 // Parts is what the full health check looks at beside the database; what is nil
 // is left out.
 type Parts struct {
@@ -78,7 +85,17 @@ const (
 // health tells how the parts stand that a person may have to act on: 200, or
 // 503 when one of them fails. It holds no secret and nothing of a call.
 func (a *API) health(c echo.Context) error {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
+	h := a.Health(c.Request().Context())
+	status := http.StatusOK
+	if h.Status == fail {
+		status = http.StatusServiceUnavailable
+	}
+	return c.JSON(status, h)
+}
+
+// Health looks at every part.
+func (a *API) Health(ctx context.Context) Health {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	checks := a.database(ctx)
 	checks = append(checks, a.spool())
@@ -98,11 +115,7 @@ func (a *API) health(c echo.Context) error {
 			worst = one.State
 		}
 	}
-	status := http.StatusOK
-	if worst == fail {
-		status = http.StatusServiceUnavailable
-	}
-	return c.JSON(status, map[string]any{"status": worst, "version": a.Version, "checks": checks})
+	return Health{Status: worst, Version: a.Version, Checks: checks}
 }
 
 func (a *API) spool() check {

@@ -184,6 +184,7 @@ func TestContract(t *testing.T) {
 		`insert into crm_dispatches (event_id, target, status, payload, response_text) values ($1, 'bpmsoft', 'delivered', '{"Phone": "+79990000002"}', 'ok')`,
 		`insert into river_job (args, kind, max_attempts, state, queue, errors, finalized_at) values (jsonb_build_object('event_id', $1::bigint), 'analyze', 8, 'discarded', 'analyze', array['{"error": "no"}'::jsonb], now())`,
 		`insert into rejections (reason, address, bytes) select 'mismatch', '203.0.113.5', $1`,
+		`insert into corrections (event_id, field, value, model_value, who, role) values ($1, 'phone', '"+79990000003"', '"+79990000002"', 'olga', 'operator')`,
 		`insert into analyses (event_id, result) values ($1, null)`,
 		`insert into import_runs (trigger, since, until, upstream, imported, ended_at) select 'schedule', now(), now(), $1, 1, now()`,
 		`insert into import_days (day, upstream, present, imported, failed) select current_date, $1, 0, 1, 0`,
@@ -425,6 +426,12 @@ func TestPhonesAreMasked(t *testing.T) {
 	pool := pgtest.New(t)
 	id := event(t, pool, payload, result)
 	_, err := pool.Exec(t.Context(), `insert into crm_dispatches (event_id, payload, response_text) values ($1, '{"fields": [{"name": "Phone", "value": "+79990000002"}]}', 'no lead for +79990000002')`, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = pool.Exec(t.Context(), `
+		insert into corrections (event_id, field, value, model_value, who, role)
+		values ($1, 'phone', '"+79990000002"', '"+7 999 000-00-02"', 'olga', 'operator'), ($1, 'outcome', '"звонить на 8 999 000 00 02"', 'null', 'olga', 'operator')`, id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,6 +221,7 @@ func TestAccessMatrix(t *testing.T) {
 		{"GET", "/api/queues", "", access.Viewer, 200},
 		{"POST", "/api/events/999/reprocess", "", access.Operator, 404},
 		{"POST", "/api/events/999/resend-crm", "", access.Operator, 404},
+		{"POST", "/api/events/999/corrections", `{"field": "topic", "value": "x"}`, access.Operator, 404},
 		{"POST", "/api/events/reprocess", `{"filter": {"state": "dead"}, "dry_run": false}`, access.Operator, 200},
 		{"POST", "/api/events/resend-crm", `{"filter": {"state": "dead"}, "dry_run": false}`, access.Operator, 200},
 		{"POST", "/api/analyze?wait=0", `{"event_id": ` + id + `}`, access.Operator, 202},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postcall/pkg/call"
+	"postcall/pkg/postgres"
 )
 
 // Filter says which events are meant. Conditions combine: an event meets all of
@@ -158,11 +159,14 @@ type Brief struct {
 
 // Record is all that is kept of one event.
 type Record struct {
-	Event      EventRow   `json:"event"`
-	Analyses   []Analysis `json:"analyses"`   // the newest first
-	Dispatches []Dispatch `json:"dispatches"` // the newest first
-	Jobs       []Job      `json:"jobs"`       // the newest first
-	Audio      []Audio    `json:"audio"`      // of the whole call, whichever event it came with
+	Event    EventRow   `json:"event"`
+	Analyses []Analysis `json:"analyses"` // the newest first
+	// Corrections are what people say that an analysis got wrong, the newest
+	// first: of each field the first one counts, unless it is withdrawn.
+	Corrections []postgres.Correction `json:"corrections"`
+	Dispatches  []Dispatch            `json:"dispatches"` // the newest first
+	Jobs        []Job                 `json:"jobs"`       // the newest first
+	Audio       []Audio               `json:"audio"`      // of the whole call, whichever event it came with
 	// Others are the other events of the same call.
 	Others []Related `json:"same_call"`
 }

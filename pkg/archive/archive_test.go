@@ -453,6 +453,7 @@ func compare(t *testing.T, what string, s *archive.Stats, list []made, span [2]t
 	t.Helper()
 	var events, analysed, rated, ratings int64
 	states, days, codes := map[string]int64{}, map[string]int64{}, map[string]int64{}
+	byDay, byAgent := map[string]int64{}, map[string]int64{} // outcomes of each
 	for _, m := range list {
 		if m.at.Before(span[0]) || !m.at.Before(span[1]) || agent != "" && m.agent != agent {
 			continue
@@ -463,6 +464,8 @@ func compare(t *testing.T, what string, s *archive.Stats, list []made, span [2]t
 		if m.result != nil {
 			analysed++
 			codes[string(m.result.OutcomeCode)]++
+			byDay[m.at.Format(time.DateOnly)+" "+string(m.result.OutcomeCode)]++
+			byAgent[m.agent+" "+string(m.result.OutcomeCode)]++
 			rated++
 			ratings += int64(*m.result.Quality)
 		}
@@ -477,12 +480,22 @@ func compare(t *testing.T, what string, s *archive.Stats, list []made, span [2]t
 		t.Errorf("%s: the average quality is %v", what, s.QualityAverage)
 	}
 	var ofAgents int64
+	gotByDay, gotByAgent := map[string]int64{}, map[string]int64{}
 	for _, a := range s.Agents {
 		ofAgents += a.Events
+		for code, n := range a.ByOutcomeCode {
+			gotByAgent[a.AgentID+" "+code] = n
+		}
 	}
 	got := map[string]int64{}
 	for _, d := range s.Days {
 		got[d.Day] = d.Events
+		for code, n := range d.ByOutcomeCode {
+			gotByDay[d.Day+" "+code] = n
+		}
+	}
+	if fmt.Sprint(gotByDay) != fmt.Sprint(byDay) || fmt.Sprint(gotByAgent) != fmt.Sprint(byAgent) {
+		t.Errorf("%s: outcomes by day %v, by agent %v; want %v, %v", what, gotByDay, gotByAgent, byDay, byAgent)
 	}
 	if ofAgents != events || fmt.Sprint(got) != fmt.Sprint(days) || !slices.IsSortedFunc(s.Days, func(a, b archive.DayFigures) int { return strings.Compare(a.Day, b.Day) }) {
 		t.Errorf("%s: %d by agents, by days %v; want %d, %v", what, ofAgents, got, events, days)

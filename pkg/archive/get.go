@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"postcall/pkg/call"
+	"postcall/pkg/postgres"
 )
 
 // maxParts bounds how many analyses, dispatches, jobs and recordings of an
@@ -23,6 +24,9 @@ func Get(ctx context.Context, pool *pgxpool.Pool, id int64) (*Record, error) {
 			return err
 		}
 		if r.Analyses, err = analyses(ctx, tx, id); err != nil {
+			return err
+		}
+		if r.Corrections, err = postgres.Corrections(ctx, tx, id); err != nil {
 			return err
 		}
 		if r.Dispatches, err = dispatches(ctx, tx, id); err != nil {

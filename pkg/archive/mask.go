@@ -31,6 +31,10 @@ func (r *Record) Mask() {
 	for i := range r.Analyses {
 		r.Analyses[i].Result = maskJSON(r.Analyses[i].Result)
 	}
+	for i := range r.Corrections {
+		c := &r.Corrections[i]
+		c.Value, c.ModelValue = maskField(c.Field, c.Value), maskField(c.Field, c.ModelValue)
+	}
 	for i := range r.Dispatches {
 		r.Dispatches[i].Payload = maskJSON(r.Dispatches[i].Payload)
 		r.Dispatches[i].Response = maskText(r.Dispatches[i].Response)
@@ -38,6 +42,19 @@ func (r *Record) Mask() {
 	for i := range r.Jobs {
 		r.Jobs[i].LastError = maskText(r.Jobs[i].LastError)
 	}
+}
+
+// maskField hides numbers of a result's field as maskJSON does.
+func maskField(name string, value json.RawMessage) json.RawMessage {
+	whole, err := json.Marshal(map[string]json.RawMessage{name: value})
+	if err != nil {
+		return json.RawMessage(`null`)
+	}
+	var masked map[string]json.RawMessage
+	if err := json.Unmarshal(maskJSON(whole), &masked); err != nil {
+		return json.RawMessage(`null`)
+	}
+	return masked[name]
 }
 
 func maskPhone(s *string) *string {

@@ -39,6 +39,7 @@ type Figures struct {
 	CostUSD        float64  `json:"cost_usd"`        // of the analyses that count
 
 	rated, ratings float64
+	codes          map[string]int64
 }
 
 // AgentFigures are those of one agent; of events that name none, under
@@ -46,12 +47,14 @@ type Figures struct {
 type AgentFigures struct {
 	AgentID string `json:"agent_id"`
 	Figures
+	ByOutcomeCode map[string]int64 `json:"by_outcome_code"`
 }
 
 // DayFigures are those of one day in UTC.
 type DayFigures struct {
 	Day string `json:"day"` // 2026-11-23
 	Figures
+	ByOutcomeCode map[string]int64 `json:"by_outcome_code"`
 }
 
 // MaxAgents is how many agents Stats lists, and MaxDays how many days it may
@@ -145,7 +148,7 @@ type found struct {
 }
 
 // sums are the facts that are added up by day and by agent.
-var sums = []string{"event", "analysed", "rated", "duration"}
+var sums = []string{"event", "analysed", "rated", "duration", "code"}
 
 // facts reads whole days that were added up, and counts the rest.
 func facts(ctx context.Context, tx pgx.Tx, from, to time.Time, agent string) (*found, error) {
@@ -166,13 +169,13 @@ func facts(ctx context.Context, tx pgx.Tx, from, to time.Time, agent string) (*f
 		return failed("reading figures", err)
 	}
 	const added = ` from call_days where fact = any($1::text[]) and day >= $2 and day < $3`
-	every := append([]string{"type", "state", "quality", "code", "sentiment", "reason"}, sums...)
+	every := append([]string{"type", "state", "quality", "sentiment", "reason"}, sums...)
 	err := errors.Join(
 		collect(&f.totals, `select fact, '', value, 0, sum(events)::bigint, sum(amount)`+added+` and agent = $4 group by fact, value`, every, first, until, agent),
 		collect(&f.days, `select fact, '', value, day, events, amount`+added+` and agent = $4`, sums, first, until, agent),
 	)
 	if err == nil && agent == "" {
-		err = collect(&f.agents, `select fact, agent, '', 0, sum(events)::bigint, sum(amount)`+added+` and agent <> '' group by fact, agent`, sums, first, until)
+		err = collect(&f.agents, `select fact, agent, value, 0, sum(events)::bigint, sum(amount)`+added+` and agent <> '' group by fact, agent, value`, sums, first, until)
 	}
 	if err != nil {
 		return nil, err
@@ -258,13 +261,15 @@ func (f *found) summary(from, to time.Time, agent string) *Stats {
 		}
 	}
 	if agent != "" {
-		agents = map[string]*Figures{agent: &s.Figures}
+		all := s.Figures
+		all.codes = s.ByOutcomeCode
+		agents = map[string]*Figures{agent: &all}
 	}
 	s.average()
 	s.Agents, s.Days = []AgentFigures{}, []DayFigures{}
 	for id, f := range agents {
 		f.average()
-		s.Agents = append(s.Agents, AgentFigures{id, *f})
+		s.Agents = append(s.Agents, AgentFigures{id, *f, f.outcomes()})
 	}
 	slices.SortFunc(s.Agents, func(a, b AgentFigures) int {
 		if a.Events != b.Events {
@@ -275,7 +280,7 @@ func (f *found) summary(from, to time.Time, agent string) *Stats {
 	s.Agents = s.Agents[:min(len(s.Agents), MaxAgents)]
 	for day, f := range days {
 		f.average()
-		s.Days = append(s.Days, DayFigures{day, *f})
+		s.Days = append(s.Days, DayFigures{day, *f, f.outcomes()})
 	}
 	slices.SortFunc(s.Days, func(a, b DayFigures) int { return strings.Compare(a.Day, b.Day) })
 	return s
@@ -304,7 +309,20 @@ func (f fact) add(to *Figures) {
 		to.ratings += amount
 	case "duration":
 		to.DurationS += amount
+	case "code":
+		if to.codes == nil {
+			to.codes = map[string]int64{}
+		}
+		to.codes[f.Value] += f.Events
 	}
+}
+
+// outcomes are counted by their codes; there may be none.
+func (f *Figures) outcomes() map[string]int64 {
+	if f.codes == nil {
+		return map[string]int64{}
+	}
+	return f.codes
 }
 
 func (f *Figures) average() {

@@ -16,15 +16,15 @@ import (
 // corrections. Value and ModelValue are JSON; null means that the conversation
 // does not tell.
 type Correction struct {
-	ID         int64
-	EventID    int64
-	Field      string // a key of call.Result
-	Value      json.RawMessage
-	ModelValue json.RawMessage
-	Withdrawn  bool // the model's value counts again
-	Who        string
-	Role       string
-	At         time.Time
+	ID         int64           `json:"id"`
+	EventID    int64           `json:"event_id"`
+	Field      string          `json:"field"` // a key of call.Result
+	Value      json.RawMessage `json:"value"`
+	ModelValue json.RawMessage `json:"model_value"`
+	Withdrawn  bool            `json:"withdrawn"` // the model's value counts again
+	Who        string          `json:"who"`
+	Role       string          `json:"role"`
+	At         time.Time       `json:"at"`
 }
 
 // InsertCorrection keeps a correction of an event's newest analysis beside what

@@ -44,7 +44,7 @@ func (d *Dashboard) correct(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.API.Correct(c, id, c.FormValue("field"), c.FormValue("value"), c.FormValue("withdraw") == "true"); err != nil {
+	if _, err := d.API.Correct(c, id, c.FormValue("field"), c.FormValue("value"), c.FormValue("withdraw") == "true"); err != nil {
 		return err
 	}
 	return d.done(c, "correct")

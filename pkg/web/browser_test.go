@@ -50,10 +50,14 @@ func TestPeople(t *testing.T) {
 	b.open(fmt.Sprintf("/calls/%d", id))
 	b.awaits(`document.querySelector("#player").readyState > 0 || document.querySelector("#player").error`)
 	b.do(chromedp.Click(".turn:nth-child(4) .seek"))
-	b.awaits(`document.querySelector("#player").currentTime > 0`)
-	if !eval[bool](b, `document.querySelector(".turn[aria-current]") !== null && document.querySelectorAll(".tool").length > 0`) {
-		t.Error("no turn is lit, or no tool call is folded")
+	b.awaits(`document.querySelector("#player").currentTime >= Number(document.querySelector(".turn:nth-child(4)").dataset.at) + 0.3`) // it plays
+	if !eval[bool](b, `document.querySelector(".turn:nth-child(4)").matches("[aria-current]") && document.querySelectorAll(".tool").length > 0`) {
+		t.Error("the turn that is heard is not lit, or no tool call is folded")
 	}
+	b.do(chromedp.SetValue("#speed", "2"), chromedp.KeyEvent("k"))
+	b.awaits(`document.querySelector("#player").paused && document.querySelector("#player").playbackRate === 2`)
+	b.do(chromedp.KeyEvent("l"), chromedp.KeyEvent("l"))
+	b.awaits(`document.querySelectorAll(".turn[aria-current]").length === 1 && document.querySelector(".turn:nth-child(5)").matches("[aria-current]")`)
 
 	t.Log("correcting, by the keyboard alone")
 	b.do(chromedp.Focus(".fields > div:first-child .edit summary"), chromedp.KeyEvent("\r"), chromedp.Focus("#c-topic"),
@@ -117,6 +121,57 @@ func TestPeople(t *testing.T) {
 	b.clean()
 }
 
+// TestKeyboard goes from signing in to a correction without a pointer, and sees
+// where it is on the way.
+func TestKeyboard(t *testing.T) {
+	t.Parallel()
+	h := open(t)
+	b := h.browse(1280)
+	h.send(body("conv_keys", "Сколько стоит двухкомнатная квартира?", nil))
+	b.open("/")
+	b.do(chromedp.KeyEvent(h.tokens[access.Operator]), chromedp.KeyEvent("\r"), chromedp.WaitVisible(".top nav"))
+	b.tabTo(".skip")
+	b.do(chromedp.KeyEvent("\r"))
+	b.awaits(`document.activeElement.id === "main"`)
+	b.open("/")
+	b.tabTo(`.top nav a[href="/calls"]`)
+	b.do(chromedp.KeyEvent("\r"))
+	b.awaits(`location.pathname === "/calls" && document.readyState === "complete"`)
+	b.tabTo("#q")
+	b.do(chromedp.KeyEvent("квартира"), chromedp.KeyEvent("\r"))
+	b.awaits(`location.search.includes("q=") && document.readyState === "complete"`)
+	b.tabTo(".filters summary")
+	b.do(chromedp.KeyEvent(" "))
+	b.tabTo("#f-quality")
+	b.tabTo(".row .title")
+	b.do(chromedp.KeyEvent("\r"))
+	b.awaits(`location.pathname.startsWith("/calls/") && document.readyState === "complete"`)
+	b.tabTo(".fields > div:first-child .edit summary")
+	b.do(chromedp.KeyEvent("\r"))
+	b.tabTo("#c-topic")
+	b.do(chromedp.KeyEvent("Клавиатура"), chromedp.KeyEvent("\r"))
+	b.awaits(`document.querySelector("h1").textContent === "Клавиатура"`)
+	b.tabTo(`button[name=lang]`)
+	b.do(chromedp.KeyEvent(" "))
+	b.awaits(`document.documentElement.lang === "ru"`)
+	b.clean()
+}
+
+// tabTo presses the tabulator until an element has the focus, which must show.
+func (b *browser) tabTo(selector string) {
+	b.h.t.Helper()
+	for range 80 {
+		b.do(chromedp.KeyEvent("\t"))
+		if eval[bool](b, fmt.Sprintf(`document.activeElement.matches(%q)`, selector)) {
+			if !eval[bool](b, `document.activeElement.matches(":focus-visible") && getComputedStyle(document.activeElement).outlineStyle !== "none"`) {
+				b.h.t.Errorf("the focus on %s does not show", selector)
+			}
+			return
+		}
+	}
+	b.h.t.Fatalf("the keyboard does not reach %s", selector)
+}
+
 // clean401 takes what the browser says of a refused sign-in for what it is.
 func (b *browser) clean401() {
 	b.mu.Lock()
@@ -132,7 +187,7 @@ func (b *browser) clean401() {
 
 // pages are all there are, with a call of some id.
 func pages(id int64) []string {
-	return []string{"/?days=30", "/calls", "/calls?quality=1,2", fmt.Sprintf("/calls/%d", id), "/dead-letters", "/rejections", "/audit", "/session"}
+	return []string{"/?days=30", "/calls", "/calls?quality=1,2", fmt.Sprintf("/calls/%d", id), "/dead-letters", "/rejections", "/system", "/audit", "/session"}
 }
 
 // TestAxe looks for what keeps people from using a page.
@@ -222,7 +277,7 @@ func TestViewer(t *testing.T) {
 	h := open(t)
 	id := h.send(body("conv_phone", "Мой номер +7 999 000-00-17, перезвоните.", nil))
 	client := h.signedIn(access.Viewer)
-	for path, want := range map[string]int{"/": 200, "/calls": 200, fmt.Sprintf("/calls/%d", id): 200, "/dead-letters": 200, "/rejections": 200, "/audit": 403, "/calls/999999": 404, "/calls/x": 404, "/calls?quality=9": 400} {
+	for path, want := range map[string]int{"/": 200, "/calls": 200, fmt.Sprintf("/calls/%d", id): 200, "/dead-letters": 200, "/rejections": 200, "/system": 200, "/audit": 403, "/calls/999999": 404, "/calls/x": 404, "/calls?quality=9": 400} {
 		status, page, header := client("GET", path, "")
 		if status != want || !strings.Contains(header.Get("Content-Type"), "text/html") || strings.Contains(header.Get("Content-Security-Policy"), "unsafe") {
 			t.Errorf("%s: %d %s", path, status, header)

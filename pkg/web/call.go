@@ -82,42 +82,21 @@ func (d *Dashboard) call(c echo.Context) error {
 	}
 	ctx, cancel := bounded(c)
 	defer cancel()
+	d.refresh(ctx)
 	record, err := archive.Get(ctx, d.API.Pool, id)
-	if err != nil {
-		return err
-	}
-	corrections, err := postgres.Corrections(ctx, d.API.Pool, id)
 	if err != nil {
 		return err
 	}
 	if d.API.Masked(c) {
 		record.Mask()
-		for i := range corrections {
-			corrections[i] = masked(corrections[i])
-		}
 	}
 	v := oneCall{Record: record, ID: id}
 	v.Pending = record.Event.State == call.StateQueued || record.Event.State == call.StateRunning
-	v.read(corrections)
+	v.read()
 	return d.render(c, http.StatusOK, "call.html", d.page(c, "call.title", "calls", v))
 }
 
-// masked hides numbers of a correction by the rules for a result's.
-func masked(c postgres.Correction) postgres.Correction {
-	hide := func(value json.RawMessage) json.RawMessage {
-		r := archive.Record{Analyses: []archive.Analysis{{Result: json.RawMessage(`{"` + c.Field + `":` + string(value) + `}`)}}}
-		r.Mask()
-		var o map[string]json.RawMessage
-		if err := json.Unmarshal(r.Analyses[0].Result, &o); err != nil {
-			return json.RawMessage("null")
-		}
-		return o[c.Field]
-	}
-	c.Value, c.ModelValue = hide(c.Value), hide(c.ModelValue)
-	return c
-}
-
-func (v *oneCall) read(corrections []postgres.Correction) {
+func (v *oneCall) read() {
 	e := &v.Event
 	if conversation, err := elevenlabs.Conversation(e.EventType, e.Payload); err == nil {
 		v.Conversation = conversation
@@ -157,7 +136,7 @@ func (v *oneCall) read(corrections []postgres.Correction) {
 			v.Result = &r
 			v.judge()
 		}
-		v.fields(corrections)
+		v.fields(v.Corrections)
 	}
 	if v.Metrics == nil && len(e.Metrics) > 0 {
 		var m call.Metrics
@@ -272,6 +251,19 @@ func plain(raw json.RawMessage) string {
 		return ""
 	}
 	return string(raw)
+}
+
+// Targets are where a result may be sent, those that it went to first.
+func (v oneCall) Targets() []call.Target {
+	all := []call.Target{call.TargetBPMSoft, call.TargetMarkdown, call.TargetWebhook}
+	went := func(to call.Target) int {
+		if slices.ContainsFunc(v.Dispatches, func(d archive.Dispatch) bool { return d.Target == to }) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(all, func(a, b call.Target) int { return went(a) - went(b) })
+	return all
 }
 
 func pretty(raw json.RawMessage) string {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -73,12 +74,13 @@ func (d *Dashboard) calls(c echo.Context) error {
 		return c.Redirect(http.StatusSeeOther, with("/calls", all, "", ""))
 	}
 	filter := only(all, admin.FilterNames()...)
-	f, err := d.API.Filter(c, filter)
+	f, err := d.API.Filter(c, typed(filter))
 	if err != nil {
 		return err
 	}
 	ctx, cancel := bounded(c)
 	defer cancel()
+	d.refresh(ctx)
 	newest, err := newestEvent(ctx, d.API.Pool)
 	if err != nil {
 		return err
@@ -96,8 +98,8 @@ func (d *Dashboard) calls(c echo.Context) error {
 	}
 	view := only(all, append([]string{"sort"}, admin.FilterNames()...)...)
 	l := callList{
-		Items: result.Items, Total: result.Total, Values: view, Fields: fields(filter), Newest: newest, Filter: filter.Encode(),
-		CSV: with("/api/events.csv", view, "bom", "true"), Empty: newest == 0, Webhook: d.webhook(c), Any: len(filter) > 0,
+		Items: result.Items, Total: result.Total, Values: view, Fields: d.fields(filter), Newest: newest, Filter: filter.Encode(),
+		CSV: with("/api/events.csv", typed(view), "bom", "true"), Empty: newest == 0, Webhook: d.webhook(c), Any: len(filter) > 0,
 	}
 	if result.Next != "" {
 		l.Next = with("/calls", view, "cursor", string(result.Next))
@@ -112,6 +114,23 @@ func (d *Dashboard) calls(c echo.Context) error {
 		}
 	}
 	return d.render(c, http.StatusOK, "calls.html", d.page(c, "calls.title", "calls", l))
+}
+
+// everything is the type that stands for all of them.
+const everything = "all"
+
+// typed is a filter with the types that a list of calls is of: unless it says
+// otherwise, conversations and failed dials. A recording is an event of its own,
+// and is shown with its call.
+func typed(filter url.Values) url.Values {
+	all := maps.Clone(filter)
+	switch all.Get("type") {
+	case "":
+		all.Set("type", strings.Join(strs([]call.EventType{call.TypeTranscription, call.TypeTranscriptionOTel, call.TypeInitiationFailure}), ","))
+	case everything:
+		all.Del("type")
+	}
+	return all
 }
 
 func only(values url.Values, names ...string) url.Values {
@@ -134,7 +153,7 @@ func (d *Dashboard) webhook(c echo.Context) string {
 }
 
 // fields are the conditions that people choose beside the search.
-func fields(chosen url.Values) []field {
+func (d *Dashboard) fields(chosen url.Values) []field {
 	enum := func(name, list string, values ...string) field {
 		f := field{Name: name, Value: chosen.Get(name)}
 		for _, v := range values {
@@ -148,16 +167,26 @@ func fields(chosen url.Values) []field {
 	text := func(name, kind string) field {
 		return field{Name: name, Value: chosen.Get(name), Text: true, Type: kind}
 	}
+	agent := text("agentId", "text")
+	if known := d.agents.known(); len(known) > 0 {
+		agent = field{Name: "agentId", Value: chosen.Get("agentId")}
+		for _, id := range known {
+			agent.Options = append(agent.Options, option{id, d.agents.name(id)})
+		}
+		if agent.Value != "" && !slices.Contains(known, agent.Value) {
+			agent.Options = append(agent.Options, option{agent.Value, agent.Value})
+		}
+	}
 	return []field{
 		text("dateFrom", "date"), text("dateTo", "date"),
 		enum("quality", "quality", "1,2", "3", "4,5", "1", "2", "4", "5"),
 		enum("outcomeCode", "outcome", strs(call.OutcomeCodes())...),
 		enum("sentiment", "sentiment", strs(call.Sentiments())...),
 		enum("state", "state", strs(States())...),
-		enum("type", "type", string(call.TypeTranscription), string(call.TypeTranscriptionOTel), string(call.TypeAudio), string(call.TypeInitiationFailure), string(call.TypeUnknown), string(call.TypeUnparseable)),
+		enum("type", "type", everything, string(call.TypeTranscription), string(call.TypeTranscriptionOTel), string(call.TypeAudio), string(call.TypeInitiationFailure), string(call.TypeUnknown), string(call.TypeUnparseable)),
 		enum("hasAudio", "audio", "true", "false"),
 		enum("failureReason", "reason", "busy", "no-answer", "unknown"),
-		text("agentId", "text"), text("topic", "text"), text("intent", "text"), text("outcome", "text"),
+		agent, text("topic", "text"), text("intent", "text"), text("outcome", "text"),
 		text("clientName", "text"), text("phone", "text"), text("conversationId", "text"),
 	}
 }
@@ -182,7 +211,7 @@ func (d *Dashboard) arrived(c echo.Context) error {
 	if err != nil {
 		return call.Errorf(call.Invalid, "after is the id of an event.")
 	}
-	f, err := d.API.Filter(c, values(c, admin.FilterNames()...))
+	f, err := d.API.Filter(c, typed(values(c, admin.FilterNames()...)))
 	if err != nil {
 		return err
 	}

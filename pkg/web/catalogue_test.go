@@ -73,9 +73,9 @@ func TestCatalogues(t *testing.T) {
 		"outcome": strs(call.OutcomeCodes()), "sentiment": strs(call.Sentiments()), "state": strs(States()), "verdict": strs(call.Verdicts()),
 		"role": strs(access.Roles()), "audited": strs(access.Outcomes()), "field": admin.CorrectedFields(), "refuseddo": append(refusals(), "other"), "refused": refusals(),
 		"done": {"reprocess", "resend", "correct", "handled", "retry"}, "speaker": {"agent", "user"}, "error": {"400", "403", "404", "409", "422", "429", "500", "503"},
-		"sort": {"-received_at", "received_at", "-quality", "quality"}, "target": {"bpmsoft", "markdown", "webhook"}, "number": {"space"},
+		"sort": {"-received_at", "received_at", "-quality", "quality"}, "target": {"bpmsoft", "markdown", "webhook"}, "number": {"space"}, "format": {"day"}, "check": {"queue", "target", "database", "spool", "workers"}, "health": {"ok", "warn", "fail"}, "note": {"silent", "audio", "none"},
 	}
-	for _, f := range fields(nil) {
+	for _, f := range (&Dashboard{}).fields(nil) {
 		used["filter."+f.Name] = true
 		for _, o := range f.Options {
 			used[o.Key] = true

@@ -25,6 +25,9 @@ func (d *Dashboard) functions(t texts) template.FuncMap {
 		"money":    money,
 		"count":    func(n any) string { return grouped(n, t["number.space"]) },
 		"moment":   moment,
+		"day":      func(day time.Time) string { return day.Format(t["format.day"]) },
+		"isoday":   func(day time.Time) string { return day.Format(time.DateOnly) },
+		"agent":    d.agents.name,
 		"iso":      iso,
 		"level":    level,
 		"setparam": func(path string, all url.Values, name string, value any) string {
@@ -43,10 +46,19 @@ func (d *Dashboard) functions(t texts) template.FuncMap {
 			return level(n)
 		},
 		"hundredth": func(share *float64) string { return strconv.FormatFloat(*share*100, 'f', 1, 64) },
-		"list":      func(values ...string) []string { return values },
-		"pair":      func(key string, value any) map[string]any { return map[string]any{"Key": key, "Value": value} },
-		"seconds":   func(v any) string { return decimal(v) + " " + t["unit.s"] },
-		"decimal":   decimal,
+		"part": func(name string, c column) part {
+			return map[string]part{"good": c.Good, "neither": c.Neither, "lost": c.Lost}[name]
+		},
+		"check": t.check,
+		"note":  t.note,
+		// Talk shares are of all that is said; rounded each for itself they may
+		// not add up.
+		"rest":    func(share *float64) float64 { return 1 - math.Round(*share*100)/100 },
+		"words":   func(id string) string { return strings.ReplaceAll(id, "_", " ") },
+		"list":    func(values ...string) []string { return values },
+		"pair":    func(key string, value any) map[string]any { return map[string]any{"Key": key, "Value": value} },
+		"seconds": func(v any) string { return decimal(v) + " " + t["unit.s"] },
+		"decimal": decimal,
 	}
 }
 
@@ -126,7 +138,7 @@ func money(v any) string {
 		return "–"
 	case n == 0:
 		return "$0"
-	case n < 1:
+	case n < 0.1:
 		return fmt.Sprintf("$%.4f", n)
 	}
 	return fmt.Sprintf("$%.2f", n)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"postcall/pkg/call"
 )
 
 //go:embed locales/*.json
@@ -88,4 +90,30 @@ func (t texts) name(list string, value any) string {
 		return text
 	}
 	return v
+}
+
+// note words why there is no analysis. What is not known here, a failure for
+// one, stands as it is.
+func (t texts) note(eventType call.EventType, note *string) string {
+	switch text := deref(note); text {
+	case "nobody spoke in this call":
+		return t["note.silent"]
+	case "no conversation in an event of this type":
+		if eventType == call.TypeAudio {
+			return t["note.audio"]
+		}
+		return t["note.none"]
+	default:
+		return text
+	}
+}
+
+// check names a part of the installation; of queues and targets there are many.
+func (t texts) check(part string) string {
+	for _, kind := range []string{"queue", "target"} {
+		if name, ok := strings.CutPrefix(part, kind+" "); ok {
+			return t.say("check."+kind, name)
+		}
+	}
+	return t.name("check", part)
 }

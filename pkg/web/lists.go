@@ -100,3 +100,9 @@ func (d *Dashboard) audit(c echo.Context) error {
 		Next     string
 	}{result.Entries, access.Outcomes(), all.Get("actor"), all.Get("action"), all.Get("outcome"), all.Get("dateFrom"), all.Get("dateTo"), next}))
 }
+
+// system shows how every part of the installation stands, and what to do where
+// one does not.
+func (d *Dashboard) system(c echo.Context) error {
+	return d.render(c, http.StatusOK, "system.html", d.page(c, "system.title", "system", d.API.Health(c.Request().Context())))
+}

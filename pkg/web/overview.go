@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -33,7 +34,7 @@ type tile struct {
 type bar struct {
 	List, Value string // whose name is shown: t.name
 	Count       int64
-	Width       float64 // of 100
+	Width       float64 // the share of all, of 100
 	Change      *float64
 	Link        string
 }
@@ -45,16 +46,23 @@ type overview struct {
 	From, To time.Time
 	Tiles    []tile
 	Chart    chart
-	Agents   []archive.AgentFigures
+	Agents   []agentRow
 	Outcomes []bar
 	Moods    []bar
 	Topics   []bar
+	Sampled  bool // topics are those of the newest calls only
 	Dials    []bar
 	Leads    []archive.Item
 	System   system
 	Webhook  string
 	Empty    bool
 	Values   url.Values
+}
+
+// agentRow is what an agent came to.
+type agentRow struct {
+	archive.AgentFigures
+	Success *float64
 }
 
 // system is how the installation stands.
@@ -68,9 +76,14 @@ type system struct {
 	SpoolBytes, SpoolLimit int64
 }
 
-// success is what counts as a call that came to something.
-func success() []call.OutcomeCode {
+// successes are the outcomes of a call that came to something, losses of one
+// that ended badly. The others are neither.
+func successes() []call.OutcomeCode {
 	return []call.OutcomeCode{call.OutcomeLead, call.OutcomeMeeting, call.OutcomeCallback, call.OutcomeTransfer}
+}
+
+func losses() []call.OutcomeCode {
+	return []call.OutcomeCode{call.OutcomeRefused, call.OutcomeComplaint}
 }
 
 func (d *Dashboard) overview(c echo.Context) error {
@@ -81,6 +94,7 @@ func (d *Dashboard) overview(c echo.Context) error {
 	agent := c.QueryParam("agentId")
 	ctx, cancel := bounded(c)
 	defer cancel()
+	d.refresh(ctx)
 	span := time.Duration(days) * 24 * time.Hour
 	to := time.Now().UTC().Truncate(time.Second).Add(time.Second)
 	from := to.Add(-span)
@@ -93,7 +107,7 @@ func (d *Dashboard) overview(c echo.Context) error {
 		return err
 	}
 	o := overview{
-		Days: days, Spans: spans(), Agent: agent, From: from, To: to, Tiles: tiles(now, before), Agents: now.Agents[:min(len(now.Agents), 12)],
+		Days: days, Spans: spans(), Agent: agent, From: from, To: to, Tiles: tiles(now, before), Agents: agentRows(now),
 		Outcomes: bars("outcome", "outcomeCode", now.ByOutcomeCode, before.ByOutcomeCode, from),
 		Moods:    bars("sentiment", "sentiment", now.BySentiment, before.BySentiment, from),
 		Dials:    bars("reason", "failureReason", now.ByFailureReason, before.ByFailureReason, from),
@@ -103,10 +117,11 @@ func (d *Dashboard) overview(c echo.Context) error {
 	if o.Topics, err = topics(ctx, d, from, to, agent); err != nil {
 		return err
 	}
+	o.Sampled = now.Events > archive.TopicSample
 	if o.Leads, err = d.leads(ctx, c, agent); err != nil {
 		return err
 	}
-	if o.System, err = d.system(ctx, now); err != nil {
+	if o.System, err = d.standing(ctx, now); err != nil {
 		return err
 	}
 	newest, err := newestEvent(ctx, d.API.Pool)
@@ -119,25 +134,47 @@ func (d *Dashboard) overview(c echo.Context) error {
 
 func tiles(now, before *archive.Stats) []tile {
 	link := "/calls?dateFrom=" + url.QueryEscape(now.From.Format(time.RFC3339))
-	t := []tile{
-		{Key: "tile.calls", Value: now.Events, Form: "count", Change: change(float64(now.Events), float64(before.Events)), Link: link},
-		{Key: "tile.success", Value: share(succeeded(now), coded(now)), Form: "percent", Change: changed(share(succeeded(now), coded(now)), share(succeeded(before), coded(before))), Better: 1, Link: link + "&outcomeCode=lead,meeting,callback,transfer"},
+	success := func(s *archive.Stats) *float64 { return succeeded(s.ByOutcomeCode) }
+	negative := func(s *archive.Stats) *float64 { return share(s.BySentiment["negative"], total(s.BySentiment)) }
+	return []tile{
+		{Key: "tile.calls", Value: conversations(now), Form: "count", Change: change(float64(conversations(now)), float64(conversations(before))), Link: link},
+		{Key: "tile.success", Value: success(now), Form: "percent", Change: changed(success(now), success(before)), Better: 1, Link: link + "&outcomeCode=" + strings.Join(strs(successes()), ",")},
 		{Key: "tile.quality", Value: now.QualityAverage, Form: "decimal", Change: changed(now.QualityAverage, before.QualityAverage), Better: 1, Link: link + "&sort=quality"},
-		{Key: "tile.negative", Value: share(now.BySentiment["negative"], total(now.BySentiment)), Form: "percent", Change: changed(share(now.BySentiment["negative"], total(now.BySentiment)), share(before.BySentiment["negative"], total(before.BySentiment))), Better: -1, Link: link + "&sentiment=negative"},
+		{Key: "tile.negative", Value: negative(now), Form: "percent", Change: changed(negative(now), negative(before)), Better: -1, Link: link + "&sentiment=negative"},
 		{Key: "tile.duration", Value: mean(now), Form: "duration", Change: changed(mean(now), mean(before)), Link: link},
-		{Key: "tile.cost", Value: now.CostUSD, Form: "money", Change: change(now.CostUSD, before.CostUSD), Better: -1, Link: link},
+		{Key: "tile.cost", Value: now.CostUSD, Form: "money", Change: change(now.CostUSD, before.CostUSD), Link: link},
 	}
-	return t
 }
 
-func succeeded(s *archive.Stats) (n int64) {
-	for _, code := range success() {
-		n += s.ByOutcomeCode[string(code)]
+// conversations counts calls that were connected: a recording is an event of
+// its own, and no call.
+func conversations(s *archive.Stats) int64 {
+	return s.ByType[string(call.TypeTranscription)] + s.ByType[string(call.TypeTranscriptionOTel)]
+}
+
+// succeeded is the share of calls that came to something; nil without an
+// outcome.
+func succeeded(outcomes map[string]int64) *float64 {
+	return share(sum(outcomes, successes()), total(outcomes))
+}
+
+func sum(outcomes map[string]int64, codes []call.OutcomeCode) (n int64) {
+	for _, code := range codes {
+		n += outcomes[string(code)]
 	}
 	return n
 }
 
-func coded(s *archive.Stats) int64 { return total(s.ByOutcomeCode) }
+// maxAgents is how many agents are shown.
+const maxAgents = 12
+
+func agentRows(s *archive.Stats) []agentRow {
+	rows := make([]agentRow, 0, maxAgents)
+	for _, a := range s.Agents[:min(len(s.Agents), maxAgents)] {
+		rows = append(rows, agentRow{a, succeeded(a.ByOutcomeCode)})
+	}
+	return rows
+}
 
 func total(counts map[string]int64) (n int64) {
 	for _, v := range counts {
@@ -155,7 +192,7 @@ func share(part, whole int64) *float64 {
 
 // mean is the average length of the conversations, in seconds.
 func mean(s *archive.Stats) *float64 {
-	n := s.ByType[string(call.TypeTranscription)] + s.ByType[string(call.TypeTranscriptionOTel)]
+	n := conversations(s)
 	if n == 0 {
 		return nil
 	}
@@ -178,11 +215,13 @@ func changed(now, before *float64) *float64 {
 	return change(*now, *before)
 }
 
+// maxBars is how many values of a list are shown.
+const maxBars = 8
+
 func bars(list, parameter string, now, before map[string]int64, from time.Time) []bar {
 	var all []bar
-	most := int64(1)
+	whole := max(total(now), 1)
 	for value, n := range now {
-		most = max(most, n)
 		b := bar{List: list, Value: value, Count: n, Change: change(float64(n), float64(before[value]))}
 		if parameter != "" {
 			b.Link = "/calls?" + url.Values{parameter: {value}, "dateFrom": {from.Format(time.RFC3339)}}.Encode()
@@ -199,9 +238,9 @@ func bars(list, parameter string, now, before map[string]int64, from time.Time) 
 		return 1
 	})
 	for i := range all {
-		all[i].Width = float64(all[i].Count) / float64(most) * 100
+		all[i].Width = float64(all[i].Count) / float64(whole) * 100
 	}
-	return all[:min(len(all), 9)]
+	return all[:min(len(all), maxBars)]
 }
 
 // topics are the most frequent ones of the newest calls of a period, against
@@ -254,7 +293,7 @@ func (d *Dashboard) leads(ctx context.Context, c echo.Context, agent string) ([]
 	return leads, nil
 }
 
-func (d *Dashboard) system(ctx context.Context, s *archive.Stats) (system, error) {
+func (d *Dashboard) standing(ctx context.Context, s *archive.Stats) (system, error) {
 	v := system{Received: s.Events, Analysed: s.Analysed}
 	queues, err := d.API.Queues(ctx)
 	if err != nil {
@@ -282,24 +321,34 @@ func (d *Dashboard) system(ctx context.Context, s *archive.Stats) (system, error
 	return v, nil
 }
 
-// chart is calls by the day, drawn as SVG in a field of chartWidth × chartHeight.
+// chart is what came of the calls of each day, drawn as SVG in a field of
+// chartWidth × chartHeight that is stretched to its place.
 type chart struct {
 	Columns []column
-	Most    int64
+	Labels  []time.Time // days under the chart, evenly spread
+	Most    int64       // calls of the busiest day
 }
 
 type column struct {
-	Day            string
-	Events         int64
-	Quality        *float64
-	X, Y, W, H     float64
-	Label          bool
-	Middle, Bottom float64
+	Day                 time.Time
+	Calls               int64 // with an outcome
+	Success             *float64
+	Quality             *float64
+	X, W                float64
+	Good, Neither, Lost part
+}
+
+// part of a column, from Y on down.
+type part struct {
+	Count int64
+	Y, H  float64
 }
 
 const (
 	chartWidth  = 720.0
 	chartHeight = 160.0
+	// maxLabels is how many days are named under the chart.
+	maxLabels = 5
 )
 
 func daily(s *archive.Stats, from, to time.Time) chart {
@@ -307,23 +356,34 @@ func daily(s *archive.Stats, from, to time.Time) chart {
 	c := chart{Most: 1}
 	for _, day := range s.Days {
 		by[day.Day] = day
-		c.Most = max(c.Most, day.Events)
+		c.Most = max(c.Most, total(day.ByOutcomeCode))
 	}
 	first := from.Truncate(24 * time.Hour)
-	n := int(to.Sub(first).Hours()/24) + 1
+	n := int(to.Add(-time.Second).Sub(first).Hours()/24) + 1
 	step := chartWidth / float64(n)
-	every := max(1, (n+7)/8)
 	for i := range n {
-		day := first.AddDate(0, 0, i).Format(time.DateOnly)
-		figures := by[day]
-		h := float64(figures.Events) / float64(c.Most) * (chartHeight - 10)
-		if figures.Events > 0 {
-			h = max(h, 2)
+		day := first.AddDate(0, 0, i)
+		f := by[day.Format(time.DateOnly)]
+		one := column{
+			Day: day, Calls: total(f.ByOutcomeCode), Success: succeeded(f.ByOutcomeCode), Quality: f.QualityAverage,
+			X: step * (float64(i) + 0.15), W: step * 0.7,
 		}
-		c.Columns = append(c.Columns, column{
-			Day: day, Events: figures.Events, Quality: figures.QualityAverage, Label: i%every == 0,
-			X: step*float64(i) + step*0.15, W: min(step*0.7, 48), Y: chartHeight - h, H: h, Middle: step*float64(i) + step*0.15 + min(step*0.7, 48)/2, Bottom: chartHeight + 18,
-		})
+		one.Good.Count, one.Lost.Count = sum(f.ByOutcomeCode, successes()), sum(f.ByOutcomeCode, losses())
+		one.Neither.Count = one.Calls - one.Good.Count - one.Lost.Count
+		y := chartHeight
+		for _, p := range []*part{&one.Good, &one.Neither, &one.Lost} {
+			p.H = float64(p.Count) / float64(c.Most) * chartHeight
+			y -= p.H
+			p.Y = y
+		}
+		c.Columns = append(c.Columns, one)
+	}
+	labels := maxLabels
+	if n <= 2*maxLabels {
+		labels = n
+	}
+	for i := range labels {
+		c.Labels = append(c.Labels, c.Columns[i*(n-1)/max(labels-1, 1)].Day)
 	}
 	return c
 }

@@ -45,6 +45,7 @@ type Dashboard struct {
 
 	languages map[string]*template.Template
 	files     *assets
+	agents    agents
 }
 
 // New reads the templates, catalogues and files, which are part of the program.
@@ -86,6 +87,7 @@ func (d *Dashboard) Register(e *echo.Echo) {
 	get("/calls/:id", access.Viewer, d.call)
 	get("/dead-letters", access.Viewer, d.deadLetters)
 	get("/rejections", access.Viewer, d.rejections)
+	get("/system", access.Viewer, d.system)
 	get("/audit", access.Admin, d.audit)
 	post("/calls/:id/reprocess", "event.reprocess", d.reprocess)
 	post("/calls/:id/resend", "event.resend", d.resend)

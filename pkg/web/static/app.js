@@ -12,3 +12,5 @@ const live = document.querySelector("[data-live]");
 if (live) follow(live);
 const audio = document.querySelector("#player");
 if (audio) play(audio);
+// On a telephone the menu is wider than the page.
+document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
