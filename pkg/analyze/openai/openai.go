@@ -156,7 +156,7 @@ type form struct {
 	input      int // the tokens that a user message may have
 }
 
-var _ analyze.Analyzer = (*Analyzer)(nil)
+var _ analyze.Resumer = (*Analyzer)(nil)
 
 // New checks the options and makes the analyser; it does not call the server.
 func New(o Options) (*Analyzer, error) {
@@ -303,24 +303,41 @@ func limitBody(r *http.Request, next option.MiddlewareNext) (*http.Response, err
 // Name is "openai".
 func (a *Analyzer) Name() string { return Name }
 
-// timeouts is how many of Options.Timeout an analysis may take. A call in one
-// part needs three at worst. The parts of a long one share what there is: were
-// each given its own worst, a job could run for hours, and one that was lost
-// with its worker would be missed for as long.
-const timeouts = 6
+// timeouts is how many of Options.Timeout an attempt of Resume may take. One
+// question needs MaxRequests of them at worst, and no other is asked when less
+// than that is left.
+const timeouts = 2 * MaxRequests
 
-// Limit is the longest that Analyze takes, whatever the call and the server.
+// Limit is the longest that Resume takes, whatever the call and the server: a
+// job that was lost with its worker is not missed for longer.
 func (a *Analyzer) Limit() time.Duration { return timeouts * a.o.Timeout }
+
+// Longest is the longest that Analyze takes.
+func (a *Analyzer) Longest() time.Duration {
+	return MaxRequests * 2 * MaxParts * a.o.Timeout
+}
 
 // Analyze asks the model about a conversation. Usage adds up the requests it
 // took; RequestID is the last one's.
 func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Analysis, error) {
+	return a.analyze(ctx, c, a.Longest(), nil)
+}
+
+// Resume is Analyze, but keeps the answers about a call in parts in m, takes
+// those that are there already, and ends with analyze.ErrUnfinished when the
+// next one might not come within Limit. Usage adds up all attempts' answers that
+// counted, Duration is the last attempt's.
+func (a *Analyzer) Resume(ctx context.Context, c *call.Conversation, m analyze.Memory) (*call.Analysis, error) {
+	return a.analyze(ctx, c, a.Limit(), m)
+}
+
+func (a *Analyzer) analyze(ctx context.Context, c *call.Conversation, limit time.Duration, m analyze.Memory) (*call.Analysis, error) {
 	began := time.Now()
 	if !c.Spoken() {
 		return nil, call.Errorf(call.Invalid, "nobody spoke in this call")
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, a.Limit(),
-		fmt.Errorf("it took longer than %s: %w", a.Limit(), context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		fmt.Errorf("it took longer than %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	hide, show := unchanged, unchanged
 	if a.o.Redact {
@@ -331,6 +348,7 @@ func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Ana
 	r := &run{
 		a: a, form: f, facts: object(factsOf(c, hide)), lines: linesOf(c, hide),
 		analysis: &call.Analysis{Analyzer: Name, PromptVersion: f.version},
+		memory:   m, ends: began.Add(limit),
 	}
 	d, err := r.draft(ctx)
 	if err != nil {
@@ -353,6 +371,10 @@ type run struct {
 	facts    string // about the call, encoded
 	lines    []line // its turns
 	analysis *call.Analysis
+
+	memory analyze.Memory // nil for none
+	ends   time.Time      // when its time is used up
+	asked  bool           // a question of a call in parts
 }
 
 // ask has the model answer one user message in the form: once more with a
