@@ -180,6 +180,52 @@ func TestCallThatJustFits(t *testing.T) {
 	}
 }
 
+// The repair of an answer that ran away fits into the window beside a call that
+// fills it, whatever its signs take.
+func TestRepairOfARunawayFits(t *testing.T) {
+	t.Parallel()
+	for name, sign := range map[string]string{"words": "слово ", "one token a letter": "ѫ", "many tokens a sign": "𓀀"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := openaitest.New(t, openaitest.WithReplies(openaitest.Content(strings.Repeat(sign, 60_000/len(sign)))))
+			a, err := New(Options{
+				APIKey: openaitest.Key, BaseURL: server.URL(), Model: "m", HTTPClient: server.Client(), Dialect: OpenAI, ContextTokens: 48_000,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := fourHours()
+			// As many turns as fit: one more would make parts.
+			r := &run{a: a, form: a.common, facts: object(factsOf(c, unchanged))}
+			lines, sum, fit := linesOf(c, unchanged), 0, 0
+			for sum+size(object(lines[fit])) <= r.room() {
+				sum += size(object(lines[fit]))
+				fit++
+			}
+			c.Turns = c.Turns[:fit]
+			if _, err := a.Analyze(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			requests := server.Requests()
+			if len(requests) != 2 {
+				t.Fatalf("%d requests, not the first and the repair", len(requests))
+			}
+			for _, q := range requests {
+				n := tokens(string(q.Chat.ResponseFormat.JSONSchema.Schema)) + int(wider(a.o))
+				for i := range q.Chat.Messages {
+					n += tokens(q.Chat.Text(i))
+				}
+				if n > a.o.ContextTokens {
+					t.Errorf("request %d takes %d tokens of %d", q.N, n, a.o.ContextTokens)
+				}
+			}
+			if first := tokens(requests[0].Chat.Text(1)); first < a.common.input*9/10 {
+				t.Errorf("the call takes %d of %d tokens: this tests nothing", first, a.common.input)
+			}
+		})
+	}
+}
+
 func TestOneEndlessTurn(t *testing.T) {
 	t.Parallel()
 	const needle = "записывайте номер плюс семь"
@@ -428,7 +474,7 @@ func TestLongest(t *testing.T) {
 		server := &slow{takes: 50 * time.Second}
 		a := slowly(t, server)
 		c := fourHours()
-		c.Turns = c.Turns[:1200]
+		c.Turns = c.Turns[:1800]
 		began := time.Now()
 		if _, err := a.Analyze(t.Context(), c); err != nil {
 			t.Fatal(err)
