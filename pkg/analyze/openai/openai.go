@@ -21,7 +21,8 @@
 //	401, 403                                   Credentials
 //	404: no such model or no such address      Credentials: a person must mend the configuration
 //	400 that blames the model's name, the      Credentials: the same; every other call would
-//	  response format or another setting         fail as this one did
+//	  response format or another setting,        fail as this one did
+//	  or names the response format in words
 //	400 content_filter, invalid_prompt         Refused
 //	other 4xx                                  Invalid
 //	refusal, finish_reason content_filter      Refused
