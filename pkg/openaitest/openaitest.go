@@ -125,11 +125,22 @@ func (s *Server) Script(replies ...Reply) {
 	s.script = append(s.script, replies...)
 }
 
-// Requests gives the journal so far, in the order of arrival.
+// Requests gives the journal so far, in the order in which the requests were
+// read to their end, as N counts.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.journal)
+}
+
+// Arrivals gives when each request so far began, in that order.
+func (s *Server) Arrivals() []time.Time {
+	var list []time.Time
+	for _, q := range s.Requests() {
+		list = append(list, q.Began)
+	}
+	slices.SortFunc(list, time.Time.Compare)
+	return list
 }
 
 // MaxConcurrent is the largest number of requests that were in the server at
