@@ -93,6 +93,9 @@ func TestCostIsNilWhereThePriceIsNotKnown(t *testing.T) {
 			t.Errorf("%s: %v, not %v", name, got, test.want)
 		}
 	}
+	if got := (&Analyzer{official: true}).cost("gpt-4o-mini", call.Usage{}); got != nil {
+		t.Errorf("a server that does not tell what was used: %v", *got)
+	}
 }
 
 func TestRequest(t *testing.T) {
