@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -116,10 +117,9 @@ func TestThrottledProcesses(t *testing.T) {
 	if high := ai.MaxConcurrent(); high > places {
 		t.Errorf("%d requests at once, want at most %d", high, places)
 	}
-	// How long a request is on its way differs on a busy machine, and with it the
-	// distance at which two arrive: only the whole run is held to it. That they
-	// leave that far apart is for the tests of package throttle.
-	if closest < gap && os.Getenv("POSTCALL_TEST_THROTTLED_CALLS") != "" {
+	// Elsewhere the server only knows when its handler got to run, and on a busy
+	// machine that differs by more than the gap.
+	if closest < gap && runtime.GOOS == "linux" {
 		t.Errorf("two requests %s apart, want at least %s", closest, gap)
 	}
 	if n := i.text(`select count(distinct event_id) from analyses`); n != strconv.Itoa(calls) || analysed() != calls {

@@ -24,7 +24,7 @@ const (
 	// travel is what is added to the gap because one request may take longer on
 	// its way than the next: requests leave at least the gap apart, exactly, and
 	// so arrive as long as no way is longer than the next by more than this.
-	travel = 20 * time.Millisecond
+	travel = 10 * time.Millisecond
 	// holding is the longest time for which the others' lock is held only to
 	// wait.
 	holding = 250 * time.Millisecond
