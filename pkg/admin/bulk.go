@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
+	"postcall/pkg/archive"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 )
@@ -90,6 +91,9 @@ type BulkItem struct {
 type work struct {
 	target string // for the audit log
 	choose func(context.Context, choice) (chosen, error)
+	// count counts what choose would choose and, of it, what can be acted on; nil
+	// where choose gives few.
+	count func(ctx context.Context, c choice, able string) (matched, actionable int64, err error)
 	// jobs says that what is chosen are ids of jobs, all of which can be acted on,
 	// and not of events.
 	jobs bool
@@ -157,7 +161,7 @@ func (a *API) chosen(b Bulk) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
-	return work{target: "events by filter", choose: a.by(condition, args)}, nil
+	return work{target: "events by filter", choose: a.by(condition, args), count: a.counted(condition, args)}, nil
 }
 
 // formed writes a filter as a query would have it.
@@ -247,25 +251,29 @@ func (a *API) actOnMany(c echo.Context, b Bulk, w work) (answer BulkAnswer, err 
 
 // estimate counts, and says what it will cost.
 func (a *API) estimate(ctx context.Context, b Bulk, w work, answer *BulkAnswer) error {
-	all, err := w.choose(ctx, choice{after: b.Cursor, limit: maxCounted})
-	if err != nil {
-		return err
+	meant := choice{after: b.Cursor, limit: maxCounted}
+	if w.count != nil {
+		var err error
+		if answer.Matched, answer.Actionable, err = w.count(ctx, meant, w.able); err != nil {
+			return err
+		}
+		answer.Exact = answer.Matched <= maxCounted
+		answer.Matched = min(answer.Matched, maxCounted)
+	} else {
+		all, err := w.choose(ctx, meant)
+		if err != nil {
+			return err
+		}
+		answer.Matched, answer.Exact = int64(len(all.ids)), all.next == ""
+		answer.Actionable = answer.Matched
 	}
-	seen := int64(len(all.ids))
-	if seen == 0 && w.none != "" {
+	if answer.Matched == 0 && w.none != "" {
 		return call.Errorf(call.NotFound, "%s", w.none)
-	}
-	answer.Matched, answer.Exact = seen, all.next == ""
-	if answer.Actionable = seen; !w.jobs {
-		err = a.Pool.QueryRow(ctx, `select count(*) from webhook_events e where e.id = any($1) and `+w.able, all.ids).Scan(&answer.Actionable)
-	}
-	if err != nil {
-		return fmt.Errorf("counting the events: %w", err)
 	}
 	if !w.costs {
 		return nil
 	}
-	err = a.Pool.QueryRow(ctx, `
+	err := a.Pool.QueryRow(ctx, `
 		select avg(cost_usd)::float8, count(*)
 		from (select cost_usd from analyses order by id desc limit $1) newest
 		where cost_usd is not null`, costSample).Scan(&answer.AverageCostUSD, &answer.AverageOf)
@@ -337,6 +345,35 @@ func (a *API) by(condition string, args []any) func(context.Context, choice) (ch
 			return part, fmt.Errorf("choosing the events: %w", err)
 		}
 		return c.cut(ids), nil
+	}
+}
+
+// counted counts by a condition on webhook_events e, one more than a choice may
+// have at most. Unlike choosing, it takes them in whatever order is fastest.
+func (a *API) counted(condition string, args []any) func(context.Context, choice, string) (int64, int64, error) {
+	if condition == "" {
+		condition = "true"
+	}
+	n := len(args)
+	return func(ctx context.Context, c choice, able string) (matched, actionable int64, err error) {
+		after, err := c.position()
+		if err != nil {
+			return 0, 0, err
+		}
+		sql := fmt.Sprintf(`
+			select count(*), count(*) filter (where %s)
+			from (
+				select e.id, e.analysis_state, e.event_type from webhook_events e
+				where e.duplicate_of is null and e.id > $%d and (%s)
+				limit $%d) e`, able, n+1, condition, n+2)
+		err = archive.Reading(ctx, a.Pool, func(tx pgx.Tx) error {
+			arguments := append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+			return tx.QueryRow(ctx, sql, append(arguments, after, c.limit+1)...).Scan(&matched, &actionable)
+		})
+		if err != nil {
+			return 0, 0, fmt.Errorf("counting the events: %w", err)
+		}
+		return matched, actionable, nil
 	}
 }
 

@@ -173,7 +173,7 @@ func (a *API) RetryDead(c echo.Context, r DeadRetry) (answer BulkAnswer, err err
 	if w.none = "There are no such dead letters."; r.EventID > 0 {
 		w.none = fmt.Sprintf("Event %d is no dead letter.", r.EventID)
 	}
-	w.choose = a.by(condition, args)
+	w.choose, w.count = a.by(condition, args), a.counted(condition, args)
 	w.one = func(ctx context.Context, tx pgx.Tx, id int64) (Queued, error) {
 		return a.reprocessOne(ctx, tx, id, queue.ReprocessOptions{Force: r.Force, RequestID: requestID(c)})
 	}

@@ -21,7 +21,7 @@ func Topics(ctx context.Context, pool *pgxpool.Pool, from, to time.Time, agent s
 			select topic, count(*) from (
 				select topic, agent_id from calls where at >= $1 and at < $2 order by at desc, event_id desc limit $3) newest
 			where topic <> '' and ($4 = '' or coalesce(nullif(agent_id, ''), 'unknown') = $4)
-			group by topic order by count(*) desc limit 20`, from, to, topicSample, agent)
+			group by topic order by count(*) desc limit 20`, pgx.QueryExecModeCacheDescribe, from, to, topicSample, agent)
 		if err != nil {
 			return failed("counting topics", err)
 		}
