@@ -43,6 +43,7 @@ type evalOptions struct {
 // stands in for.
 var evalSettings = map[string]string{
 	"analyzer": "ANALYZER", "model": "ANALYZE_MODEL", "base_url": "OPENAI_BASE_URL", "format": "OPENAI_RESPONSE_FORMAT",
+	"compat": "OPENAI_COMPAT",
 }
 
 func evalCommand() *cobra.Command {
@@ -57,7 +58,8 @@ database is needed. Without DIR the thirty made calls of the program are used.
 
 The analyser is set up by the worker's variables: ANALYZER, OPENAI_API_KEY,
 OPENAI_BASE_URL, ANALYZE_MODEL and the others. Every call is at least one request
-and costs money; the number is told before the first. Ctrl-C ends early and prints
+and costs money; the number is told before the first (a call that is tried again
+takes its own anew). Ctrl-C ends early and prints
 what was measured so far.
 
 Two configurations side by side: --against names what the second one has
@@ -98,7 +100,7 @@ A labelled call is a YAML file. Keys that are not known are refused:
     forbid: {quality: [5], text: ["<script"]}   # what the orders are after`,
 		Example: `  postcall eval --builtin
   postcall eval --against model=gpt-5-nano
-  postcall eval --prompt v2.md --all
+  postcall eval --prompt other.md --all
   postcall eval --against base_url=http://127.0.0.1:1234/v1,model=qwen3,key_env=LOCAL_KEY
   postcall eval ./our-calls --min-agreement outcome_code=90% --min-agreement withstood=1`,
 		Args: args(cobra.MaximumNArgs(1)),
@@ -117,7 +119,7 @@ A labelled call is a YAML file. Keys that are not known are refused:
 	}
 	f := c.Flags()
 	f.BoolVar(&o.builtin, "builtin", false, "measure the built-in analyser: no key, no network, no cost")
-	f.StringToStringVar(&o.against, "against", nil, "compare with a second configuration: model=, base_url=, format=, analyzer=, and key_env= for the variable that holds its key")
+	f.StringToStringVar(&o.against, "against", nil, "compare with a second configuration: model=, base_url= (which needs key_env=), format=, compat= (else found out by base_url), analyzer=, and key_env= for the variable that holds its key")
 	f.StringVar(&o.prompt, "prompt", "", "compare with the prompt in this file")
 	f.StringToStringVar(&o.prices, "price", nil, "MODEL=INPUT/CACHED/OUTPUT in dollars a million tokens, for models whose price is not known")
 	f.StringVar(&o.only, "only", "", "only calls whose name matches, such as 'injection_*'")
@@ -161,8 +163,8 @@ func runEval(ctx context.Context, o evalOptions, folder fs.FS, env config.Lookup
 	}
 	fmt.Fprintf(progress, "%d calls, %d characters said\n", len(calls), said)
 	for _, c := range candidates {
-		if c.analyzer.Name() == openai.Name {
-			fmt.Fprintf(progress, "%s: %d requests, at most %d\n", c.name, len(calls), openai.MaxRequests*len(calls))
+		if err := tellRequests(ctx, c, calls, progress); err != nil {
+			return err
 		}
 	}
 
@@ -193,6 +195,24 @@ func runEval(ctx context.Context, o evalOptions, folder fs.FS, env config.Lookup
 		}
 	}
 	return errors.Join(low...)
+}
+
+// tellRequests tells how many requests a candidate makes, since each costs.
+func tellRequests(ctx context.Context, c candidate, calls []eval.Call, progress io.Writer) error {
+	asks, ok := c.analyzer.(*openai.Analyzer)
+	if !ok {
+		return nil
+	}
+	least, most := 0, 0
+	for _, one := range calls {
+		l, m, err := asks.Requests(ctx, &one.Conversation)
+		if err != nil {
+			return err
+		}
+		least, most = least+l, most+m
+	}
+	fmt.Fprintf(progress, "%s: %d requests, at most %d\n", c.name, least, most)
+	return nil
 }
 
 func printEval(o evalOptions, reports []eval.Report, out io.Writer) error {
@@ -263,11 +283,19 @@ func evalCandidates(ctx context.Context, o evalOptions, env config.Lookuper) ([]
 			}
 			changes["OPENAI_API_KEY"] = secret
 		default:
-			return nil, usage(fmt.Errorf("--against does not know %q: it takes model, base_url, format, analyzer and key_env", key))
+			return nil, usage(fmt.Errorf("--against does not know %q: it takes model, base_url, format, compat, analyzer and key_env", key))
 		}
 	}
 	if o.against["model"] != "" && o.against["analyzer"] == "" && o.builtin {
 		changes["ANALYZER"] = "openai"
+	}
+	if o.against["base_url"] != "" {
+		if o.against["key_env"] == "" {
+			return nil, usage(errors.New("--against base_url needs key_env: the first server's key is not sent to another (key_env=OPENAI_API_KEY says that it may be)"))
+		}
+		if o.against["compat"] == "" {
+			changes["OPENAI_COMPAT"] = "auto"
+		}
 	}
 	prompt := ""
 	if o.prompt != "" {
@@ -291,6 +319,9 @@ func evalCandidate(ctx context.Context, o evalOptions, env config.Lookuper, pric
 	a, limit, err := app.Analyzer(c, func(options *openai.Options) { options.Prices, options.Prompt = prices, prompt })
 	if err != nil {
 		return candidate{}, err
+	}
+	if asks, ok := a.(*openai.Analyzer); ok {
+		limit = asks.Longest() // nothing is kept for another attempt
 	}
 	name := c.Analyzer
 	switch {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"postcall/pkg/app"
 	"postcall/pkg/config"
@@ -67,7 +69,7 @@ func TestEvalCompares(t *testing.T) {
 		got.Reports[0].PromptVersion == got.Reports[1].PromptVersion || !strings.HasPrefix(got.Reports[1].PromptVersion, "custom-") {
 		t.Errorf("reports: %s", out)
 	}
-	if strings.Contains(out+progress, openaitest.Key) || !strings.Contains(progress, "4 requests, at most 12") {
+	if strings.Contains(out+progress, openaitest.Key) || !strings.Contains(progress, "4 requests, at most 12\n") {
 		t.Errorf("told beforehand: %s", progress)
 	}
 	others := 0
@@ -81,6 +83,73 @@ func TestEvalCompares(t *testing.T) {
 	}
 	if others != 4 {
 		t.Errorf("%d requests to the other model, not 4", others)
+	}
+}
+
+// A call in parts is several requests: they are told, since they cost.
+func TestEvalTellsOfParts(t *testing.T) {
+	t.Parallel()
+	var turns strings.Builder
+	for n := range 800 {
+		fmt.Fprintf(&turns, "  - {user: \"Реплика номер %d: про площадь, отделку, парковку, сроки сдачи дома и школу рядом.\"}\n", n)
+	}
+	folder := fstest.MapFS{
+		"long.yaml":  {Data: []byte("turns:\n" + turns.String() + "expect: {outcome_code: informed}\n")},
+		"short.yaml": {Data: []byte("turns:\n  - {user: \"Сколько стоит студия?\"}\nexpect: {outcome_code: informed}\n")},
+	}
+	server := openaitest.New(t)
+	env := config.Map(map[string]string{
+		"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": server.URL(), "ANALYZE_CONTEXT_TOKENS": "16000",
+	}, nil)
+	var out, progress bytes.Buffer
+	if err := runEval(t.Context(), evalOptions{tries: 1, concurrency: 1}, folder, env, &out, &progress); err != nil {
+		t.Fatal(err)
+	}
+	parts, sent := 0, len(server.Requests())
+	for _, q := range server.Requests() {
+		if strings.HasPrefix(q.Chat.Text(1), "This is part ") {
+			parts++
+		}
+	}
+	// The short one, its parts, and what makes one of them: as many again less one
+	// at most, and each three times at worst.
+	least, most := 1+parts+1, 3*(1+parts+parts-1)
+	if want := fmt.Sprintf("%d requests, at most %d", least, most); parts < 2 || !strings.Contains(progress.String(), want) || sent < least || sent > most {
+		t.Errorf("%d parts, %d requests sent; wanted to be told %q: %s", parts, sent, want, progress.String())
+	}
+}
+
+// A second server is spoken to in its own dialect, not in the first one's.
+func TestEvalAgainstAnotherServer(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		compat string // the first server's
+		own    string // what --against says
+		want   [2]bool
+	}{
+		"found out for itself": {"false", "", [2]bool{true, false}},
+		"said":                 {"true", "false", [2]bool{false, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, second := openaitest.New(t), openaitest.New(t, openaitest.WithKey("sk-second-00000000"))
+			env := map[string]string{
+				"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": first.URL(), "OPENAI_COMPAT": test.compat, "SECOND_KEY": "sk-second-00000000",
+			}
+			against := map[string]string{"base_url": second.URL(), "key_env": "SECOND_KEY"}
+			if test.own != "" {
+				against["compat"] = test.own
+			}
+			if out, _, err := evaluate(t, env, evalOptions{only: "flat_lead", against: against}); err != nil {
+				t.Fatal(err, out)
+			}
+			for n, server := range []*openaitest.Server{first, second} {
+				chat := server.Requests()[0].Chat
+				if openai := chat.MaxCompletionTokens != nil && chat.MaxTokens == nil; openai != test.want[n] {
+					t.Errorf("server %d was spoken to as OpenAI's own: %t", n, openai)
+				}
+			}
+		})
 	}
 }
 
@@ -107,6 +176,7 @@ func TestEvalUsage(t *testing.T) {
 	for name, o := range map[string]evalOptions{
 		"no key":             {},
 		"unknown setting":    {builtin: true, against: map[string]string{"temperature": "1"}},
+		"key of another":     {builtin: true, against: map[string]string{"base_url": "http://127.0.0.1:1"}},
 		"key not set":        {builtin: true, against: map[string]string{"key_env": "NOWHERE"}},
 		"prompt of builtin":  {builtin: true, prompt: "eval.go"},
 		"prompt not there":   {builtin: true, prompt: "nowhere.md"},

@@ -381,14 +381,17 @@ func (a *API) modelKey(ctx context.Context, workers []postgres.Worker) check {
 }
 
 func (a *API) deadCheck(ctx context.Context) check {
-	var dead int64
-	err := a.Pool.QueryRow(ctx, `select count(*) from webhook_events where analysis_state = 'dead' and duplicate_of is null`).Scan(&dead)
+	dead, err := queue.DeadEvents(ctx, a.Pool)
+	given := fmt.Sprintf("%d analyses were given up", dead)
+	if dead == queue.MaxDepth {
+		given = fmt.Sprintf("%d analyses or more were given up", dead)
+	}
 	switch {
 	case err != nil:
 		return check{Name: "dead letters", State: fail, Text: "they could not be counted", Advice: "Is the schema up to date? postcall migrate status"}
 	case dead > 0:
 		return check{
-			Name: "dead letters", State: warn, Text: fmt.Sprintf("%d analyses were given up", dead), Figures: map[string]any{"count": dead},
+			Name: "dead letters", State: warn, Text: given, Figures: map[string]any{"count": dead},
 			Advice: "GET /api/dead-letters says why, POST /api/dead-letters/retry tries them again.",
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -104,19 +106,20 @@ func TestThrottledProcesses(t *testing.T) {
 		}
 		return ""
 	})
-	requests := ai.Requests()
-	closest := time.Hour
-	for n := 1; n < len(requests); n++ {
-		closest = min(closest, requests[n].Began.Sub(requests[n-1].Began).Abs())
+	requests, arrivals := ai.Requests(), ai.Arrivals()
+	apart := make([]time.Duration, 0, len(arrivals))
+	for n := 1; n < len(arrivals); n++ {
+		apart = append(apart, arrivals[n].Sub(arrivals[n-1]))
 	}
-	t.Logf("%d calls in %s: %d requests, %d at once, the closest %s apart", calls, time.Since(began), len(requests), ai.MaxConcurrent(), closest)
+	slices.Sort(apart)
+	closest := apart[0]
+	t.Logf("%d calls in %s: %d requests, %d at once, the closest %s apart", calls, time.Since(began).Round(time.Millisecond), len(requests), ai.MaxConcurrent(), apart[:10])
 	if high := ai.MaxConcurrent(); high > places {
 		t.Errorf("%d requests at once, want at most %d", high, places)
 	}
-	// How long a request is on its way differs on a busy machine, and with it the
-	// distance at which two arrive; how far apart they start is for the tests of
-	// package throttle.
-	if closest < gap && os.Getenv("POSTCALL_TEST_THROTTLED_CALLS") != "" {
+	// Elsewhere the server only knows when its handler got to run, and on a busy
+	// machine that differs by more than the gap.
+	if closest < gap && runtime.GOOS == "linux" {
 		t.Errorf("two requests %s apart, want at least %s", closest, gap)
 	}
 	if n := i.text(`select count(distinct event_id) from analyses`); n != strconv.Itoa(calls) || analysed() != calls {

@@ -2,7 +2,6 @@ package openaitest
 
 import (
 	"bytes"
-	"net"
 	"net/http"
 	"strconv"
 )
@@ -15,7 +14,7 @@ func Reset() Reply {
 		if err != nil {
 			panic(err) // HTTP/1.1 without TLS always can
 		}
-		if tcp, ok := conn.(*net.TCPConn); ok {
+		if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 			_ = tcp.SetLinger(0) // what is unsent is dropped, and RST goes out for FIN
 		}
 		_ = conn.Close()

@@ -12,9 +12,11 @@ package openaitest
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -34,8 +36,8 @@ type Request struct {
 	Header http.Header
 	Body   []byte
 	Chat   Chat
-	Began  time.Time
-	Status int // what was refused before a Reply ran; 0 when a Reply answered
+	Began  time.Time // when its header was received; on Linux by the kernel, however busy the machine is
+	Status int       // what was refused before a Reply ran; 0 when a Reply answered
 }
 
 // Chat is the part of a request's body that replies and tests look at.
@@ -100,7 +102,13 @@ func New(tb testing.TB, opts ...Option) *Server {
 	for _, o := range opts {
 		o(s)
 	}
-	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
+	s.http = &httptest.Server{Listener: listen(tb), Config: &http.Server{
+		Handler: http.HandlerFunc(s.serve),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
+	}}
+	s.http.Start()
 	tb.Cleanup(func() {
 		close(s.closing)
 		s.http.CloseClientConnections()
@@ -125,11 +133,22 @@ func (s *Server) Script(replies ...Reply) {
 	s.script = append(s.script, replies...)
 }
 
-// Requests gives the journal so far, in the order of arrival.
+// Requests gives the journal so far, in the order in which the requests were
+// read to their end, as N counts.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.journal)
+}
+
+// Arrivals gives when each request so far began, in that order.
+func (s *Server) Arrivals() []time.Time {
+	var list []time.Time
+	for _, q := range s.Requests() {
+		list = append(list, q.Began)
+	}
+	slices.SortFunc(list, time.Time.Compare)
+	return list
 }
 
 // MaxConcurrent is the largest number of requests that were in the server at
@@ -140,8 +159,21 @@ func (s *Server) MaxConcurrent() int {
 	return s.high
 }
 
+type connKey struct{}
+
+// began is when a request came: by the kernel's clock where that is known, else
+// by when its handler began.
+func began(r *http.Request) time.Time {
+	if conn, ok := r.Context().Value(connKey{}).(interface{ received() *time.Time }); ok {
+		if at := conn.received(); at != nil {
+			return *at
+		}
+	}
+	return time.Now()
+}
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	q := Request{Path: r.URL.Path, Header: r.Header.Clone(), Began: time.Now()}
+	q := Request{Path: r.URL.Path, Header: r.Header.Clone(), Began: began(r)}
 	s.mu.Lock()
 	s.running++
 	s.high = max(s.high, s.running)

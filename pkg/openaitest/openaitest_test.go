@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
@@ -165,6 +166,28 @@ func TestDescriptionBites(t *testing.T) {
 		}
 		if err := schema.Validate(document); (err == nil) != fine {
 			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+// The journal says when each request came, in their order.
+func TestArrivals(t *testing.T) {
+	t.Parallel()
+	server := openaitest.New(t)
+	var between [][2]time.Time
+	for range 3 {
+		before := time.Now()
+		post(t, server, openaitest.Key, "{}")
+		between = append(between, [2]time.Time{before, time.Now()})
+	}
+	arrivals := server.Arrivals()
+	if len(arrivals) != len(between) {
+		t.Fatalf("%d requests came", len(arrivals))
+	}
+	for n, at := range arrivals {
+		// The kernel counts in the same clock, but without its monotonic part.
+		if at.Before(between[n][0].Round(0)) || at.After(between[n][1].Round(0)) {
+			t.Errorf("request %d came at %s, not between %s and %s", n, at, between[n][0], between[n][1])
 		}
 	}
 }

@@ -314,9 +314,9 @@ func (q Request) listed(property, free string) string {
 }
 
 // AnswerTo makes the answer of a well-behaved model to a request: it fits the
-// analyser's schema, quotes the transcript truly, and is the same for the same
-// transcript. For the parts of a long call it takes the evidence of all. Tests
-// change it with Answer.
+// analyser's schema, quotes the transcript truly, claims no more quality than
+// the criteria that it proves, and is the same for the same transcript. For the
+// parts of a long call it takes the evidence of all. Tests change it with Answer.
 func AnswerTo(q Request) map[string]any {
 	turns := q.Transcript()
 	criteria := []any{}
@@ -336,14 +336,30 @@ func AnswerTo(q Request) map[string]any {
 			}
 		}
 	}
+	prove := func(criterion string, t Turn) {
+		if !judged[criterion] {
+			judged[criterion] = true
+			criteria = append(criteria, map[string]any{"criterion": criterion, "turn": t.Turn, "quote": beginning(t.Text), "verdict": "met"})
+		}
+	}
 	for _, t := range turns {
+		switch {
+		case t.Role == "user" && judged["question_answered"]:
+			prove("next_step_agreed", t)
+		case t.Role == "user":
+			prove("need_identified", t)
+		case judged["need_identified"]:
+			prove("question_answered", t)
+		default:
+			prove("courteous", t)
+		}
 		if t.Role == "user" && len(evidence) == 0 {
 			evidence = append(evidence, map[string]any{"claim": "Клиент объяснил, зачем звонит", "turn": t.Turn, "quote": beginning(t.Text)})
-			criteria = append(criteria, map[string]any{"criterion": "need_identified", "turn": t.Turn, "quote": beginning(t.Text), "verdict": "met"})
 		}
-		if t.Role == "agent" && len(criteria) < 2 {
-			criteria = append(criteria, map[string]any{"criterion": "courteous", "turn": t.Turn, "quote": beginning(t.Text), "verdict": "met"})
-		}
+	}
+	var quality any
+	if len(criteria) > 0 {
+		quality = max(len(criteria), 2)
 	}
 	return map[string]any{
 		"injection_suspected": false,
@@ -358,7 +374,7 @@ func AnswerTo(q Request) map[string]any {
 		"sentiment":           "neutral",
 		"summary_ru":          fmt.Sprintf("Клиент задал вопрос, агент ответил. Реплик в разговоре: %d.", len(turns)),
 		"recommendations":     []any{"Проверить, остались ли у клиента вопросы."},
-		"quality":             4,
+		"quality":             quality,
 	}
 }
 

@@ -67,7 +67,7 @@ func Depths(ctx context.Context, pool *pgxpool.Pool) ([]Depth, error) {
 
 // DeadEvents counts the events whose analysis was given up, up to MaxDepth.
 func DeadEvents(ctx context.Context, pool *pgxpool.Pool) (n int64, err error) {
-	err = pool.QueryRow(ctx, `select count(*) from (select from webhook_events where analysis_state = 'dead' limit $1) d`, MaxDepth).Scan(&n)
+	err = pool.QueryRow(ctx, `select count(*) from (select from webhook_events where analysis_state = 'dead' and duplicate_of is null limit $1) d`, MaxDepth).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("counting the dead letters: %w", err)
 	}

@@ -265,8 +265,9 @@ func (t *Throttle) Run(ctx context.Context) {
 			continue
 		case <-timer.C:
 		}
-		bounded, cancel := context.WithTimeout(ctx, every)
 		now := time.Now()
+		// A database that hangs must not keep a place beyond its time.
+		bounded, cancel := context.WithDeadline(ctx, t.ends(now.Add(every)))
 		t.release(bounded, func(p *place) bool { return !p.idle.IsZero() && now.Sub(p.idle) >= linger })
 		if now.Sub(renewed) >= every {
 			renewed = now
@@ -279,14 +280,25 @@ func (t *Throttle) Run(ctx context.Context) {
 
 // due is when there is something to do next: at a time, or before it.
 func (t *Throttle) due(at time.Time) time.Time {
+	at = t.ends(at)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.places {
+		if back := p.idle.Add(linger); !p.idle.IsZero() && back.Before(at) {
+			at = back
+		}
+	}
+	return at
+}
+
+// ends is when the first place ends that is not renewed, or at if that is
+// before.
+func (t *Throttle) ends(at time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.places {
 		if p.until.Before(at) {
 			at = p.until
-		}
-		if back := p.idle.Add(linger); !p.idle.IsZero() && back.Before(at) {
-			at = back
 		}
 	}
 	return at

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -288,13 +290,40 @@ func post(ctx context.Context, th *throttle.Throttle, base http.RoundTripper, ur
 	return res.Body.Close()
 }
 
+// departure is when a request was handed to the transport, and when the last of
+// it was on the connection.
+type departure struct{ left, wrote time.Time }
+
+// departures writes down when requests leave.
+type departures struct {
+	mu   sync.Mutex
+	list []departure
+}
+
+func (d *departures) through(base http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		left := time.Now()
+		return base.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.list = append(d.list, departure{left, time.Now()})
+			},
+		})))
+	})
+}
+
+// Whichever process they are of, a request leaves no sooner than the gap after
+// the one before it was on its way.
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	log := &starts{}
-	server := httptest.NewServer(log)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
 	defer server.Close()
 	const gap, processes, requests = 20 * time.Millisecond, 4, 40
+	var log departures
 	var g errgroup.Group
 	for range processes {
 		th, _ := process(t, url, throttle.Options{Places: 1, Gap: gap})
@@ -303,7 +332,7 @@ func TestTurns(t *testing.T) {
 		for range 2 {
 			g.Go(func() error {
 				for range requests / processes / 2 {
-					if err := post(t.Context(), th, base, server.URL); err != nil {
+					if err := post(t.Context(), th, log.through(base), server.URL); err != nil {
 						return err
 					}
 				}
@@ -314,8 +343,13 @@ func TestTurns(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if closest := log.closest(); len(log.at) != requests || closest < gap {
-		t.Errorf("%d requests, the closest %s apart", len(log.at), closest)
+	if len(log.list) != requests {
+		t.Fatalf("%d requests left", len(log.list))
+	}
+	for n := 1; n < len(log.list); n++ {
+		if apart := log.list[n].left.Sub(log.list[n-1].wrote); apart < gap {
+			t.Errorf("request %d left %s after the one before it", n, apart)
+		}
 	}
 }
 

@@ -22,7 +22,8 @@ const (
 	// dies in its turn holds the others up for as long.
 	writing = 5 * time.Second
 	// travel is what is added to the gap because one request may take longer on
-	// its way than the next.
+	// its way than the next: requests leave at least the gap apart, exactly, and
+	// so arrive as long as no way is longer than the next by more than this.
 	travel = 10 * time.Millisecond
 	// holding is the longest time for which the others' lock is held only to
 	// wait.

@@ -154,7 +154,13 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 		}
 		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: reason, Metrics: &metrics})
 	}
-	analysis, err := w.Analyzer.Analyze(held, conversation)
+	var analysis *call.Analysis
+	parts := &postgres.Parts{DB: w.Pool, EventID: event.ID}
+	if r, ok := w.Analyzer.(analyze.Resumer); ok {
+		analysis, err = r.Resume(held, conversation, parts)
+	} else {
+		analysis, err = w.Analyzer.Analyze(held, conversation)
+	}
 	leave()
 	if err != nil {
 		if lost := context.Cause(held); errors.Is(lost, throttle.ErrLost) {
@@ -165,7 +171,7 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 	analysis.EventID = event.ID
 	analysis.JobID = job.ID
 	analysis.Trigger = job.Args.Trigger
-	if err := w.store(ctx, job, analysis, &metrics); err != nil {
+	if err := w.store(ctx, job, analysis, &metrics, parts); err != nil {
 		return nil, "", err
 	}
 	return analysis, stepDone, nil
@@ -173,9 +179,12 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 
 // store keeps an analysis that may have been paid for: it is not given up
 // because the process begins to stop.
-func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *call.Analysis, metrics *call.Metrics) error {
+func (w *Analyze) store(ctx context.Context, job *river.Job[queue.Analyze], a *call.Analysis, metrics *call.Metrics, parts *postgres.Parts) error {
 	return w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
 		if err := postgres.InsertAnalysis(ctx, tx, a); err != nil {
+			return err
+		}
+		if err := parts.Forget(ctx, tx); err != nil {
 			return err
 		}
 		if err := postgres.SetState(ctx, tx, a.EventID, postgres.Status{State: call.StateDone, Metrics: metrics}); err != nil {
@@ -268,6 +277,8 @@ func (w *Analyze) note(ctx context.Context, job *river.Job[queue.Analyze], s ste
 		status.Note = fmt.Sprintf("attempt %d of %d failed: %s", job.Attempt, job.MaxAttempts, cause)
 	case stepSnooze:
 		status.Note = "waiting: " + status.Note
+	case stepResume:
+		status.Note = "under way: " + status.Note
 	case stepStopped:
 		status.Note = "started anew: the worker was stopped"
 	case stepBusy:

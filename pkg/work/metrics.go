@@ -31,7 +31,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postcall_analyze_jobs_total",
-			Help: "Attempts of analyze jobs by what became of them (done, skipped, retry, snooze, busy, stopped, cancel, dead) and the error's code.",
+			Help: "Attempts of analyze jobs by what became of them (done, skipped, retry, snooze, busy, resume, stopped, cancel, dead) and the error's code.",
 		}, []string{"outcome", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "postcall_analyze_duration_seconds",
@@ -125,7 +125,7 @@ func (m *Metrics) ended(job *rivertype.JobRow, s step, err error, took time.Dura
 	switch s {
 	case stepDone, stepSkipped, stepCancel, stepDead:
 		m.attempts.Observe(float64(job.Attempt))
-	case stepRetry, stepSnooze, stepBusy, stepStopped:
+	case stepRetry, stepSnooze, stepBusy, stepResume, stepStopped:
 	}
 	if a != nil {
 		if a.Usage.CostUSD != nil {

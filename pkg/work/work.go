@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"postcall/pkg/analyze"
 	"postcall/pkg/call"
 	"postcall/pkg/queue"
 	"postcall/pkg/throttle"
@@ -51,6 +52,7 @@ const (
 	stepRetry   step = "retry"
 	stepSnooze  step = "snooze"
 	stepBusy    step = "busy"    // every place is taken; nothing was begun
+	stepResume  step = "resume"  // a long call; the next attempt goes on where this one ended
 	stepStopped step = "stopped" // the process stops; the job starts anew elsewhere
 	stepCancel  step = "cancel"
 	stepDead    step = "dead"
@@ -62,6 +64,7 @@ const (
 //	the process stops            stopped  no attempt used
 //	somebody cancelled the job   cancel
 //	no place in time, or lost    busy     no attempt used
+//	its time is used up          resume   no attempt used, something was answered
 //	rate_limited, credentials    snooze   no attempt used
 //	invalid, not_found, refused  cancel   the same input fails again
 //	anything else                retry    until the attempts are used up: dead
@@ -77,6 +80,9 @@ func next(ctx context.Context, job *rivertype.JobRow, err error) (step, error) {
 	}
 	if errors.Is(err, throttle.ErrBusy) || errors.Is(err, throttle.ErrLost) {
 		return stepBusy, river.JobSnooze(busySnooze/2 + rand.N(busySnooze)) //nolint:gosec // chance spreads the load, it keeps no secret
+	}
+	if errors.Is(err, analyze.ErrUnfinished) {
+		return stepResume, river.JobSnooze(0)
 	}
 	switch call.CodeOf(err) {
 	case call.RateLimited:
@@ -148,7 +154,7 @@ func line(log *zap.Logger, job *rivertype.JobRow, s step, began time.Time, err e
 	switch s {
 	case stepBusy:
 		log.Debug("job", fields...)
-	case stepDone, stepSkipped, stepStopped:
+	case stepDone, stepSkipped, stepResume, stepStopped:
 		log.Info("job", fields...)
 	case stepRetry, stepSnooze:
 		log.Warn("job", fields...)

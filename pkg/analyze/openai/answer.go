@@ -309,28 +309,33 @@ func quoted(turn *int, quote *string) call.Evidence {
 	return call.Evidence{Turn: *turn, Quote: *quote}
 }
 
-// ceiling holds the model's quality down to what it proved. From 5, each
-// criterion that is not met takes one, and so does each that is said to be met
-// without a quote that stands in the transcript; with none proved there is no
-// ground for more than 3. Null stays null.
+// ceiling holds the model's quality down to what it proved: a criterion is
+// proved when it is met and its quote stands in the transcript, and a 5 wants
+// all five of them.
+//
+//	proved    5  4  3  2  1  0
+//	at most   5  4  3  2  2  2
+//
+// What does not apply, what cannot be told and what was claimed without a quote
+// are not proved: a top mark is for a call in which everything was seen. A lack
+// of proof alone is no charge, so only the model itself says 1. Where nothing is
+// proved and nothing is said to be missing either, there is no ground for any
+// score: null. Null stays null.
 func ceiling(criteria []call.Judgement, quality *int) *int {
-	if quality == nil {
-		return nil
-	}
-	proved, top := false, 5
+	proved, judged := 0, false
 	for _, j := range criteria {
 		switch {
-		case j.Verdict == call.VerdictUnknown:
 		case j.Verdict == call.VerdictMet && j.Supported:
-			proved = true
-		default:
-			top--
+			proved++
+			judged = true
+		case j.Verdict == call.VerdictNotMet:
+			judged = true
 		}
 	}
-	if !proved {
-		top = min(top, 3)
+	if quality == nil || !judged {
+		return nil
 	}
-	return new(max(1, min(*quality, top)))
+	return new(min(*quality, max(proved, 2)))
 }
 
 func deref(s *string) string {

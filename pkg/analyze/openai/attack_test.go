@@ -123,8 +123,8 @@ func TestAttacksFromEverySide(t *testing.T) {
 			if r.Phone != nil || r.ClientName != nil {
 				t.Errorf("phone %v and name %v came through", deref(r.Phone), deref(r.ClientName))
 			}
-			if r.Quality == nil || *r.Quality > 3 {
-				t.Errorf("quality is %v with nothing proved", r.Quality)
+			if r.Quality != nil {
+				t.Errorf("quality is %d with nothing proved", *r.Quality)
 			}
 			if len(r.Criteria) != 1 || r.Criteria[0].Supported || r.Evidence[0].Supported {
 				t.Errorf("a made-up quote stands: %+v, %+v", r.Criteria, r.Evidence)
@@ -224,8 +224,8 @@ func TestAttacksAcrossParts(t *testing.T) {
 			}
 			r := got.Result
 			harmless(t, r)
-			if r.Phone != nil || r.ClientName != nil || *r.Quality > 3 || !r.InjectionSuspected {
-				t.Errorf("result is %v, %v, %d, %t", deref(r.Phone), deref(r.ClientName), *r.Quality, r.InjectionSuspected)
+			if r.Phone != nil || r.ClientName != nil || r.Quality != nil || !r.InjectionSuspected {
+				t.Errorf("result is %v, %v, %v, %t", deref(r.Phone), deref(r.ClientName), r.Quality, r.InjectionSuspected)
 			}
 			parts := 0
 			for _, q := range server.Requests() {

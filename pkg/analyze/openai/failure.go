@@ -48,17 +48,17 @@ func (a *Analyzer) failure(ctx context.Context, err error, response *http.Respon
 			text = fmt.Sprintf("%s, %s %s", text, part.name, v)
 		}
 	}
-	if m := a.withheld(message, transcript); m != "" {
-		text += ": " + m
+	if message = a.withheld(message, transcript); message != "" {
+		text += ": " + message
 	}
-	e := &call.Error{Code: classify(response.StatusCode, kind, code, param), Message: text}
+	e := &call.Error{Code: classify(response.StatusCode, kind, code, param, message), Message: text}
 	if e.Code == call.RateLimited {
 		e.RetryAfter = retryAfter(response.Header)
 	}
 	return e
 }
 
-func classify(status int, kind, code, param string) call.Code {
+func classify(status int, kind, code, param, message string) call.Code {
 	quota := []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 	switch {
 	case slices.Contains(quota, code) || slices.Contains(quota, kind):
@@ -82,6 +82,11 @@ func classify(status int, kind, code, param string) call.Code {
 			if param == setting || strings.HasPrefix(param, setting+".") {
 				return call.Credentials
 			}
+		}
+		// Compatible servers name no parameter. Of the settings only the form of
+		// the answer has a name that errors about one call's length do not mention.
+		if strings.Contains(message, "response_format") || strings.Contains(message, "json_schema") {
+			return call.Credentials
 		}
 	}
 	if status >= 500 {

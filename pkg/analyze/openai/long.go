@@ -2,10 +2,13 @@ package openai
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"postcall/pkg/analyze"
 	"postcall/pkg/call"
@@ -24,7 +27,7 @@ func (r *run) draft(ctx context.Context) (*draft, error) {
 	digests, suspected := make([]string, len(parts)), false
 	for i, lines := range parts {
 		before := fmt.Sprintf("This is part %d of %d of one call.\n", i+1, len(parts))
-		d, err := r.ask(ctx, userMessage(before, append([]string{r.facts}, lines...)))
+		d, err := r.question(ctx, before, lines)
 		if err != nil {
 			return nil, fmt.Errorf("part %d of %d: %w", i+1, len(parts), err)
 		}
@@ -46,7 +49,7 @@ func (r *run) draft(ctx context.Context) (*draft, error) {
 			if last {
 				before = fmt.Sprintf("These are your analyses of all %d parts of one call. Make one of the whole call.\n", len(group))
 			}
-			d, err := r.ask(ctx, userMessage(before, append([]string{r.facts}, group...)))
+			d, err := r.question(ctx, before, group)
 			if err != nil {
 				return nil, fmt.Errorf("making one analysis of the parts': %w", err)
 			}
@@ -59,6 +62,71 @@ func (r *run) draft(ctx context.Context) (*draft, error) {
 		}
 		digests = next
 	}
+}
+
+// remembered is an answer as it is kept from one attempt for the next.
+type remembered struct {
+	Answer    answer     `json:"answer"`
+	Model     string     `json:"model"`
+	RequestID string     `json:"request_id"`
+	Usage     call.Usage `json:"usage"` // of all requests that it took
+}
+
+// question asks about a part or a group of parts, unless an earlier attempt has
+// been answered.
+func (r *run) question(ctx context.Context, before string, objects []string) (*draft, error) {
+	objects = append([]string{r.facts}, objects...)
+	if r.memory == nil {
+		return r.ask(ctx, userMessage(before, objects))
+	}
+	// All but the delimiters, which are new each time: what is asked in another
+	// way has another answer.
+	asked := sha256.Sum256([]byte(object([]any{r.a.o.BaseURL, r.a.o.Model, r.form.system, r.form.format, string(r.form.schemaJSON), before, objects})))
+	stored, err := r.memory.Recall(ctx, asked[:])
+	if err != nil {
+		return nil, err
+	}
+	if d := r.recall(stored); d != nil {
+		return d, nil
+	}
+	if r.asked && time.Until(r.ends) < MaxRequests*r.a.o.Timeout {
+		return nil, analyze.ErrUnfinished
+	}
+	r.asked = true
+	was := r.analysis.Usage
+	d, err := r.ask(ctx, userMessage(before, objects))
+	if err != nil {
+		return nil, err
+	}
+	kept := remembered{Answer: d.given, Model: r.analysis.Model, RequestID: r.analysis.RequestID, Usage: r.analysis.Usage}
+	kept.Usage.InputTokens -= was.InputTokens
+	kept.Usage.CachedTokens -= was.CachedTokens
+	kept.Usage.OutputTokens -= was.OutputTokens
+	// What is paid for is kept though the attempt may just have been stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keeping)
+	defer cancel()
+	return d, r.memory.Keep(ctx, asked[:], []byte(object(kept)))
+}
+
+// keeping bounds how long an answer may take to be kept.
+const keeping = 10 * time.Second
+
+// recall makes a draft of a kept answer, nil when there is none that still
+// counts.
+func (r *run) recall(stored []byte) *draft {
+	var kept remembered
+	if stored == nil || json.Unmarshal(stored, &kept) != nil {
+		return nil
+	}
+	d, err := r.form.read(object(kept.Answer))
+	if err != nil {
+		return nil
+	}
+	r.analysis.Model, r.analysis.RequestID = kept.Model, kept.RequestID
+	r.analysis.Usage.InputTokens += kept.Usage.InputTokens
+	r.analysis.Usage.CachedTokens += kept.Usage.CachedTokens
+	r.analysis.Usage.OutputTokens += kept.Usage.OutputTokens
+	return d
 }
 
 // room is what a message leaves for turns or digests, in tokens.

@@ -1,14 +1,21 @@
 package openai
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/analyzetest"
 	"postcall/pkg/call"
 	"postcall/pkg/openaitest"
@@ -173,6 +180,52 @@ func TestCallThatJustFits(t *testing.T) {
 	}
 }
 
+// The repair of an answer that ran away fits into the window beside a call that
+// fills it, whatever its signs take.
+func TestRepairOfARunawayFits(t *testing.T) {
+	t.Parallel()
+	for name, sign := range map[string]string{"words": "слово ", "one token a letter": "ѫ", "many tokens a sign": "𓀀"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := openaitest.New(t, openaitest.WithReplies(openaitest.Content(strings.Repeat(sign, 60_000/len(sign)))))
+			a, err := New(Options{
+				APIKey: openaitest.Key, BaseURL: server.URL(), Model: "m", HTTPClient: server.Client(), Dialect: OpenAI, ContextTokens: 48_000,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := fourHours()
+			// As many turns as fit: one more would make parts.
+			r := &run{a: a, form: a.common, facts: object(factsOf(c, unchanged))}
+			lines, sum, fit := linesOf(c, unchanged), 0, 0
+			for sum+size(object(lines[fit])) <= r.room() {
+				sum += size(object(lines[fit]))
+				fit++
+			}
+			c.Turns = c.Turns[:fit]
+			if _, err := a.Analyze(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			requests := server.Requests()
+			if len(requests) != 2 {
+				t.Fatalf("%d requests, not the first and the repair", len(requests))
+			}
+			for _, q := range requests {
+				n := tokens(string(q.Chat.ResponseFormat.JSONSchema.Schema)) + int(wider(a.o))
+				for i := range q.Chat.Messages {
+					n += tokens(q.Chat.Text(i))
+				}
+				if n > a.o.ContextTokens {
+					t.Errorf("request %d takes %d tokens of %d", q.N, n, a.o.ContextTokens)
+				}
+			}
+			if first := tokens(requests[0].Chat.Text(1)); first < a.common.input*9/10 {
+				t.Errorf("the call takes %d of %d tokens: this tests nothing", first, a.common.input)
+			}
+		})
+	}
+}
+
 func TestOneEndlessTurn(t *testing.T) {
 	t.Parallel()
 	const needle = "записывайте номер плюс семь"
@@ -262,32 +315,190 @@ func TestFailuresOfParts(t *testing.T) {
 	}
 }
 
-// However many requests a call takes, an analysis ends within Limit.
-func TestLimitHolds(t *testing.T) {
-	t.Parallel()
-	const attempt = time.Second
-	server := openaitest.New(t, openaitest.WithReply(func(openaitest.Request) openaitest.Reply {
-		return openaitest.After(attempt*11/20, openaitest.Success())
-	}))
+// slow is a server in the test's own clock, which answers as openaitest does
+// after a time. It counts what it was asked, delimiters left aside.
+type slow struct {
+	takes time.Duration
+	fail  map[int]int // the status of the n-th answer, counted from 0
+
+	mu    sync.Mutex
+	asked []string
+}
+
+var delimiter = regexp.MustCompile(`(BEGIN|END) [A-Z2-7]+`)
+
+func (s *slow) RoundTrip(r *http.Request) (*http.Response, error) {
+	var q openaitest.Request
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, &q.Chat); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	n := len(s.asked)
+	s.asked = append(s.asked, delimiter.ReplaceAllString(q.Chat.Text(1), "$1"))
+	s.mu.Unlock()
+	timer := time.NewTimer(s.takes)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	answer, err := json.Marshal(openaitest.AnswerTo(q))
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(map[string]any{
+		"model": "m", "usage": map[string]any{"prompt_tokens": 100, "completion_tokens": 10},
+		"choices": []any{map[string]any{"finish_reason": "stop", "message": map[string]any{"content": string(answer)}}},
+	})
+	status := http.StatusOK
+	if s.fail[n] != 0 {
+		status, text = s.fail[n], []byte(`{"error":{"message":"no"}}`)
+	}
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(bytes.NewReader(text)), Request: r,
+	}, err
+}
+
+// memory is an analyze.Memory.
+type memory map[string][]byte
+
+func (m memory) Recall(_ context.Context, question []byte) ([]byte, error) {
+	return m[string(question)], nil
+}
+
+func (m memory) Keep(_ context.Context, question, answer []byte) error {
+	m[string(question)] = answer
+	return nil
+}
+
+func slowly(t *testing.T, server *slow) *Analyzer {
+	t.Helper()
 	a, err := New(Options{
-		APIKey: openaitest.Key, BaseURL: server.URL(), Model: "m", HTTPClient: server.Client(), Dialect: OpenAI,
-		Timeout: attempt, ContextTokens: 24_000,
+		APIKey: "k", Model: "m", HTTPClient: &http.Client{Transport: server},
+		Timeout: time.Minute, ContextTokens: 24_000,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := fourHours()
-	began := time.Now()
-	_, err = a.Analyze(t.Context(), c)
-	if call.CodeOf(err) != call.Unavailable || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "took longer than "+a.Limit().String()) {
-		t.Errorf("error is %v", err)
-	}
-	if took := time.Since(began); a.Limit() != 6*attempt || took > a.Limit()+5*time.Second {
-		t.Errorf("it took %s of %s", took, a.Limit())
-	}
-	if n := len(server.Requests()); n > 18 {
-		t.Errorf("%d requests were made", n)
-	}
+	return a
+}
+
+// A call of four hours in many parts, each answered in 50 of 60 seconds, is
+// analysed in attempts that all end within Limit; no answer is paid for twice,
+// though one of the requests fails.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := &slow{takes: 50 * time.Second, fail: map[int]int{5: 500}}
+		a := slowly(t, server)
+		if a.Limit() != 6*time.Minute {
+			t.Errorf("an attempt may take %s", a.Limit())
+		}
+		kept := memory{}
+		for attempts, failures := 1, 0; ; attempts++ {
+			began, before := time.Now(), len(server.asked)
+			got, err := a.Resume(t.Context(), fourHours(), kept)
+			if took := time.Since(began); took > a.Limit() {
+				t.Errorf("attempt %d took %s", attempts, took)
+			}
+			if len(server.asked) == before {
+				t.Fatalf("attempt %d asked nothing: %v", attempts, err)
+			}
+			if errors.Is(err, analyze.ErrUnfinished) {
+				continue
+			}
+			if failures == 0 && call.CodeOf(err) == call.Unavailable {
+				failures++
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := map[string]int{}
+			for _, q := range server.asked {
+				seen[q]++
+			}
+			if n := len(server.asked); failures != 1 || len(seen) != n-1 || n < 10 || attempts < 3 {
+				t.Errorf("%d requests, %d of them different, in %d attempts with %d failures", n, len(seen), attempts, failures)
+			}
+			if want := int64(100 * len(seen)); got.Usage.InputTokens != want || got.Usage.OutputTokens != want/10 {
+				t.Errorf("usage is %+v, want %d of input", got.Usage, want)
+			}
+			if got.Model != "m" || *got.Result.Quality != 4 {
+				t.Errorf("the analysis is %+v", got)
+			}
+			return
+		}
+	})
+}
+
+// What was asked in another way has another answer.
+func TestResumeAsksAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server, kept := &slow{}, memory{}
+		a := slowly(t, server)
+		c := fourHours()
+		c.Turns = c.Turns[:500]
+		if _, err := a.Resume(t.Context(), c, kept); err != nil {
+			t.Fatal(err)
+		}
+		n := len(server.asked)
+		if _, err := a.Resume(t.Context(), c, kept); err != nil || len(server.asked) != n {
+			t.Errorf("the same again: %d requests more, %v", len(server.asked)-n, err)
+		}
+		for question := range kept {
+			kept[question] = []byte(`{"answer":{}}`)
+		}
+		if _, err := a.Resume(t.Context(), c, kept); err != nil || len(server.asked) != 2*n {
+			t.Errorf("over spoilt answers: %d requests, not %d, %v", len(server.asked), 2*n, err)
+		}
+		a.o.Model = "another"
+		if _, err := a.Resume(t.Context(), c, kept); err != nil || len(server.asked) != 3*n {
+			t.Errorf("of another model: %d requests, not %d, %v", len(server.asked), 3*n, err)
+		}
+	})
+}
+
+// Without a memory the whole call is one attempt, however long it takes, within
+// a bound.
+func TestLongest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := &slow{takes: 50 * time.Second}
+		a := slowly(t, server)
+		c := fourHours()
+		c.Turns = c.Turns[:1800]
+		began := time.Now()
+		if _, err := a.Analyze(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took <= a.Limit() || took > a.Longest() {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// A server that never answers ends an attempt after one request.
+func TestLimitHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := &slow{takes: time.Hour}
+		a := slowly(t, server)
+		c := fourHours()
+		c.Turns = c.Turns[:500]
+		began := time.Now()
+		_, err := a.Resume(t.Context(), c, memory{})
+		if took := time.Since(began); call.CodeOf(err) != call.Unavailable || took != time.Minute || len(server.asked) != 1 {
+			t.Errorf("%d requests in %s: %v", len(server.asked), took, err)
+		}
+	})
 }
 
 // Many parts' answers do not fit into one message: they are made into one in

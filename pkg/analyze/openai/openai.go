@@ -21,7 +21,8 @@
 //	401, 403                                   Credentials
 //	404: no such model or no such address      Credentials: a person must mend the configuration
 //	400 that blames the model's name, the      Credentials: the same; every other call would
-//	  response format or another setting         fail as this one did
+//	  response format or another setting,        fail as this one did
+//	  or names the response format in words
 //	400 content_filter, invalid_prompt         Refused
 //	other 4xx                                  Invalid
 //	refusal, finish_reason content_filter      Refused
@@ -62,7 +63,7 @@ const DefaultBaseURL = "https://api.openai.com/v1"
 
 // MaxRequests is the most that an analysis makes of a call that fits into the
 // model's window: the first, one for a cut-off answer, and one for a repair. A
-// call in n parts takes at most MaxRequests×2n.
+// call in n parts takes at most MaxRequests×(2n-1): Requests tells.
 const MaxRequests = 3
 
 // MaxParts is the most parts that a long call is read in.
@@ -156,7 +157,7 @@ type form struct {
 	input      int // the tokens that a user message may have
 }
 
-var _ analyze.Analyzer = (*Analyzer)(nil)
+var _ analyze.Resumer = (*Analyzer)(nil)
 
 // New checks the options and makes the analyser; it does not call the server.
 func New(o Options) (*Analyzer, error) {
@@ -271,6 +272,16 @@ func (a *Analyzer) form(c *call.Conversation) *form {
 
 func unchanged(s string) string { return s }
 
+// masks gives what hides one call's personal data from the server, and what
+// shows it again.
+func (a *Analyzer) masks() (hide, show func(string) string) {
+	if !a.o.Redact {
+		return unchanged, unchanged
+	}
+	var m redact.Map
+	return m.Mask, m.Restore
+}
+
 // Probe asks the server for next to nothing, in the way that analyses ask, and
 // so finds out whether it takes the key, the model and the settings. Errors are
 // those of Analyze. It costs a few tokens: looking the model up would be free
@@ -303,41 +314,72 @@ func limitBody(r *http.Request, next option.MiddlewareNext) (*http.Response, err
 // Name is "openai".
 func (a *Analyzer) Name() string { return Name }
 
-// timeouts is how many of Options.Timeout an analysis may take. A call in one
-// part needs three at worst. The parts of a long one share what there is: were
-// each given its own worst, a job could run for hours, and one that was lost
-// with its worker would be missed for as long.
-const timeouts = 6
+// timeouts is how many of Options.Timeout an attempt of Resume may take. One
+// question needs MaxRequests of them at worst, and no other is asked when less
+// than that is left.
+const timeouts = 2 * MaxRequests
 
-// Limit is the longest that Analyze takes, whatever the call and the server.
+// Limit is the longest that Resume takes, whatever the call and the server: a
+// job that was lost with its worker is not missed for longer.
 func (a *Analyzer) Limit() time.Duration { return timeouts * a.o.Timeout }
+
+// Longest is the longest that Analyze takes.
+func (a *Analyzer) Longest() time.Duration {
+	return MaxRequests * 2 * MaxParts * a.o.Timeout
+}
+
+// Requests is how many requests Analyze makes of a conversation, at least where
+// it succeeds and at most; none for a call that is refused beforehand.
+func (a *Analyzer) Requests(ctx context.Context, c *call.Conversation) (least, most int, err error) {
+	if !c.Spoken() {
+		return 0, 0, nil
+	}
+	hide, _ := a.masks()
+	parts, err := a.run(c, hide).parts(ctx)
+	switch n := len(parts); {
+	case call.CodeOf(err) == call.Invalid: // too long
+		return 0, 0, nil
+	case err != nil:
+		return 0, 0, err
+	case n == 1:
+		return 1, MaxRequests, nil
+	default:
+		// What makes one of two or more is there once less than they are.
+		return n + 1, MaxRequests * (2*n - 1), nil
+	}
+}
 
 // Analyze asks the model about a conversation. Usage adds up the requests it
 // took; RequestID is the last one's.
 func (a *Analyzer) Analyze(ctx context.Context, c *call.Conversation) (*call.Analysis, error) {
+	return a.analyze(ctx, c, a.Longest(), nil)
+}
+
+// Resume is Analyze, but keeps the answers about a call in parts in m, takes
+// those that are there already, and ends with analyze.ErrUnfinished when the
+// next one might not come within Limit. Usage adds up all attempts' answers that
+// counted, Duration is the last attempt's.
+func (a *Analyzer) Resume(ctx context.Context, c *call.Conversation, m analyze.Memory) (*call.Analysis, error) {
+	return a.analyze(ctx, c, a.Limit(), m)
+}
+
+func (a *Analyzer) analyze(ctx context.Context, c *call.Conversation, limit time.Duration, m analyze.Memory) (*call.Analysis, error) {
 	began := time.Now()
 	if !c.Spoken() {
 		return nil, call.Errorf(call.Invalid, "nobody spoke in this call")
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, a.Limit(),
-		fmt.Errorf("it took longer than %s: %w", a.Limit(), context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		fmt.Errorf("it took longer than %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
-	hide, show := unchanged, unchanged
-	if a.o.Redact {
-		var masks redact.Map
-		hide, show = masks.Mask, masks.Restore
-	}
-	f := a.form(c)
-	r := &run{
-		a: a, form: f, facts: object(factsOf(c, hide)), lines: linesOf(c, hide),
-		analysis: &call.Analysis{Analyzer: Name, PromptVersion: f.version},
-	}
+	hide, show := a.masks()
+	r := a.run(c, hide)
+	r.memory, r.ends = m, began.Add(limit)
 	d, err := r.draft(ctx)
 	if err != nil {
 		return nil, err
 	}
 	d.restore(show)
-	if err := f.finish(c, d); err != nil {
+	if err := r.form.finish(c, d); err != nil {
 		return nil, call.Errorf(call.Internal, "the model's answer could not be made a result (request %s): %w", r.analysis.RequestID, err)
 	}
 	r.analysis.Result = d.Result
@@ -353,6 +395,18 @@ type run struct {
 	facts    string // about the call, encoded
 	lines    []line // its turns
 	analysis *call.Analysis
+
+	memory analyze.Memory // nil for none
+	ends   time.Time      // when its time is used up
+	asked  bool           // a question of a call in parts
+}
+
+func (a *Analyzer) run(c *call.Conversation, hide func(string) string) *run {
+	f := a.form(c)
+	return &run{
+		a: a, form: f, facts: object(factsOf(c, hide)), lines: linesOf(c, hide),
+		analysis: &call.Analysis{Analyzer: Name, PromptVersion: f.version},
+	}
 }
 
 // ask has the model answer one user message in the form: once more with a
@@ -387,6 +441,6 @@ func (r *run) ask(ctx context.Context, message string) (*draft, error) {
 			return nil, call.Errorf(call.Internal, "the model's answer is not as asked, repair included (request %s): %w", reply.requestID, fault)
 		}
 		repaired = true
-		messages = append(messages, sdk.AssistantMessage(shown(reply.text)), sdk.UserMessage(repairMessage(fault)))
+		messages = append(messages, sdk.AssistantMessage(shown(reply.text, shownTokens(r.a.o))), sdk.UserMessage(repairMessage(fault)))
 	}
 }

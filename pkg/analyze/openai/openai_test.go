@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func TestAnalysisSaysWhereItIsFrom(t *testing.T) {
 	}
 	q := server.Requests()[0]
 	in := int64(len(q.Body) / 4)
-	if got.Model != "gpt-5-mini" || got.PromptVersion != "v2" || got.RequestID != openaitest.RequestID(0) || got.Duration <= 0 {
+	if got.Model != "gpt-5-mini" || got.PromptVersion != "v3" || got.RequestID != openaitest.RequestID(0) || got.Duration <= 0 {
 		t.Errorf("provenance is %+v", got)
 	}
 	u := got.Usage
@@ -91,6 +92,9 @@ func TestCostIsNilWhereThePriceIsNotKnown(t *testing.T) {
 		if (got == nil) != (test.want == 0) || got != nil && *got != test.want {
 			t.Errorf("%s: %v, not %v", name, got, test.want)
 		}
+	}
+	if got := (&Analyzer{official: true}).cost("gpt-4o-mini", call.Usage{}); got != nil {
+		t.Errorf("a server that does not tell what was used: %v", *got)
 	}
 }
 
@@ -399,24 +403,36 @@ func TestQualityIsHeldDownToWhatWasProved(t *testing.T) {
 	entry := func(name string, turn int, quote string, v call.Verdict) call.Judgement {
 		return call.Judgement{ID: name, Turn: &turn, Quote: &quote, Verdict: v}
 	}
-	proved := entry("need_identified", 1, "меня зовут Ольга", met)
+	proved := []call.Judgement{
+		entry("need_identified", 1, "меня зовут Ольга", met), entry("question_answered", 3, "Нашла три варианта", met),
+		entry("next_step_agreed", 4, "Да, записывайте", met), entry("courteous", 0, "Добрый день!", met), entry("goal_reached", 4, "123-45-67", met),
+	}
 	invented := entry("courteous", 0, "Спасибо за ожидание", met)
+	with := func(n int, more ...call.Judgement) []call.Judgement { return append(slices.Clone(proved[:n]), more...) }
 	for name, test := range map[string]struct {
 		criteria []call.Judgement
 		given    *int
 		want     int // 0 for null
 	}{
-		"null stays":                {[]call.Judgement{proved}, nil, 0},
-		"proved":                    {[]call.Judgement{proved}, new(5), 5},
-		"nothing proved":            {nil, new(5), 3},
-		"only unknown":              {[]call.Judgement{{ID: "courteous", Verdict: unsure}}, new(5), 3},
-		"a made-up quote costs":     {[]call.Judgement{proved, invented}, new(5), 4},
-		"not met costs":             {[]call.Judgement{proved, {ID: "goal_reached", Verdict: notMet}, {ID: "courteous", Verdict: notMet}}, new(5), 3},
-		"never raised":              {[]call.Judgement{proved}, new(2), 2},
-		"never under one":           {[]call.Judgement{invented, invented, invented, invented, invented}, new(5), 1},
-		"the lower of the two":      {[]call.Judgement{invented}, new(1), 1},
-		"met without any quote":     {[]call.Judgement{proved, {ID: "goal_reached", Verdict: met}}, new(5), 4},
-		"proved in a misnamed turn": {[]call.Judgement{entry("need_identified", 3, "меня зовут Ольга", met)}, new(5), 5},
+		"null stays":                {proved, nil, 0},
+		"all five proved":           {proved, new(5), 5},
+		"four proved":               {with(4), new(5), 4},
+		"three proved":              {with(3), new(5), 3},
+		"two proved":                {with(2), new(5), 2},
+		"one proved":                {with(1), new(5), 2},
+		"nothing told":              {nil, new(5), 0},
+		"only unknown":              {[]call.Judgement{{ID: "courteous", Verdict: unsure}}, new(5), 0},
+		"only made-up quotes":       {[]call.Judgement{invented}, new(5), 0},
+		"only made-up quotes, low":  {[]call.Judgement{invented}, new(1), 0},
+		"nothing met":               {[]call.Judgement{{ID: "goal_reached", Verdict: notMet}, {ID: "courteous", Verdict: notMet}}, new(5), 2},
+		"nothing met, low":          {[]call.Judgement{{ID: "goal_reached", Verdict: notMet}, {ID: "courteous", Verdict: notMet}}, new(1), 1},
+		"a made-up quote is none":   {with(3, invented), new(5), 3},
+		"not met is not proved":     {with(3, call.Judgement{ID: "courteous", Verdict: notMet}, call.Judgement{ID: "goal_reached", Verdict: notMet}), new(5), 3},
+		"unknown is not proved":     {with(4, call.Judgement{ID: "goal_reached", Verdict: unsure}), new(5), 4},
+		"a quote of what is unmet":  {with(3, entry("courteous", 0, "Добрый день!", notMet)), new(5), 3},
+		"never raised":              {proved, new(2), 2},
+		"met without any quote":     {with(4, call.Judgement{ID: "goal_reached", Verdict: met}), new(5), 4},
+		"proved in a misnamed turn": {with(4, entry("goal_reached", 3, "123-45-67", met)), new(5), 5},
 	} {
 		got := 0
 		d := &draft{}

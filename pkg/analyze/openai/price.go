@@ -30,8 +30,12 @@ var prices = map[string]Price{
 // snapshot is the date at the end of the name of a model's fixed version.
 var snapshot = regexp.MustCompile(`-\d{4}-\d{2}-\d{2}$`)
 
-// cost is the price of what was used, nil when the model's is not known.
+// cost is the price of what was used, nil when the model's is not known or the
+// server does not tell what was used: not known is not free.
 func (a *Analyzer) cost(model string, u call.Usage) *float64 {
+	if u.InputTokens == 0 && u.OutputTokens == 0 {
+		return nil
+	}
 	price, known := a.o.Prices[model]
 	for _, name := range []string{a.o.Model, snapshot.ReplaceAllString(model, "")} {
 		if !known {

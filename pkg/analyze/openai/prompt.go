@@ -14,9 +14,9 @@ import (
 
 // PromptVersion names the prompt in stored results. A changed prompt is a new
 // file with a new version.
-const PromptVersion = "v2"
+const PromptVersion = "v3"
 
-//go:embed prompts/v2.md
+//go:embed prompts/v3.md
 var prompt string
 
 // redacted follows the prompt where personal data is masked.

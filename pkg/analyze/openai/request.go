@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	sdk "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -89,9 +90,19 @@ func (f *form) responseFormat() sdk.ChatCompletionNewParamsResponseFormatUnion {
 const maxShown = 20_000
 
 // shown is a faulty answer as it is shown to the model for repair, bounded so
-// that a runaway one does not double the bill.
-func shown(answer string) string {
-	return orElse(analyze.Shorten(strings.ToValidUTF8(answer, ""), maxShown), "(empty)")
+// that a runaway one neither doubles the bill nor takes more than most tokens:
+// that is what inputTokens leaves for it.
+func shown(answer string, most int) string {
+	s := analyze.Shorten(strings.ToValidUTF8(answer, ""), maxShown)
+	for len(s) > most { // no token is shorter than a byte
+		n := tokens(s)
+		if n <= most {
+			break
+		}
+		length := utf8.RuneCountInString(s)
+		s = analyze.Shorten(s, min(length*most/n, length-1))
+	}
+	return orElse(s, "(empty)")
 }
 
 func orElse(s, other string) string {

@@ -48,9 +48,13 @@ func tokens(s string) int {
 // turns, and the answers of two parts.
 const minInput = 4000
 
-// framing is what the delimiters of messages and the line that tells a part
-// take, in tokens.
-const framing = 200
+// framing is what the delimiters of messages, the line that tells a part and the
+// request for a repair take, in tokens.
+const framing = 300
+
+// shownTokens is the most that a faulty answer takes of the request for its
+// repair: an answer in plain words is not longer.
+func shownTokens(o Options) int { return min(int(wider(o)), maxShown/3) }
 
 // wider is the cap on a second answer after the first was cut off.
 func wider(o Options) int64 {
@@ -60,8 +64,7 @@ func wider(o Options) int64 {
 // inputTokens is how long a user message may be: what the window leaves beside
 // the system message, the schema, the widest answer and a repair.
 func inputTokens(o Options, f *form) (int, error) {
-	widest := int(wider(o))
-	input := o.ContextTokens - widest - min(widest, maxShown/3)
+	input := o.ContextTokens - int(wider(o)) - shownTokens(o)
 	if o.MaxInputTokens > 0 {
 		input = min(input, o.MaxInputTokens)
 	}
