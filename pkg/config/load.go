@@ -125,6 +125,13 @@ func LoadPrivacy(ctx context.Context, from Lookuper) (Privacy, error) {
 	return c, joined(problems)
 }
 
+// LoadAlerts reads the channels and rules of the alerts for a command that only
+// tries them. The error is an *Error with all problems at once.
+func LoadAlerts(ctx context.Context, from Lookuper) (Alerts, error) {
+	c, problems := load[Alerts](ctx, from)
+	return c, joined(channelless(problems, c))
+}
+
 // LoadEval reads the worker's configuration for a command that analyses and
 // keeps nothing: it needs no database.
 func LoadEval(ctx context.Context, from Lookuper) (Worker, error) {
