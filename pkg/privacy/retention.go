@@ -44,7 +44,7 @@ type Pace struct {
 }
 
 // DefaultPace takes a small part of what a database can do.
-var DefaultPace = Pace{Batch: 5, Share: 0.05, Least: 50 * time.Millisecond}
+var DefaultPace = Pace{Batch: 5, Share: 0.02, Least: 50 * time.Millisecond}
 
 // Retention removes what is older than its age, in small transactions.
 //
@@ -192,7 +192,7 @@ func (r *Retention) Run(ctx context.Context) (removed map[string]int64, more boo
 	kinds, err := r.kinds(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return removed, true, nil
+		return removed, true, nil //nolint:nilerr // that the time ran out is no error
 	case locked(err):
 		return removed, false, nil // the next run comes soon enough
 	case err != nil:
