@@ -50,7 +50,7 @@ change first.`,
 					}
 					findings = append(findings, hook.Check(c.Context())...)
 				}
-				return printFindings(c.OutOrStdout(), findings)
+				return printFindings(c.OutOrStdout(), findings, "results would not arrive as things are")
 			},
 		},
 		&cobra.Command{
@@ -87,7 +87,9 @@ func bpmsoft(ctx context.Context, env config.Lookuper) (config.Worker, app.CRM, 
 	return c, crm, err
 }
 
-func printFindings(w io.Writer, list []export.Finding) error {
+// printFindings prints a line for each, and what to do; if something fails, the
+// error says verdict.
+func printFindings(w io.Writer, list []export.Finding, verdict string) error {
 	failed := 0
 	for _, f := range list {
 		mark := map[export.Level]string{export.OK: "✓", export.Warn: "!", export.Fail: "✗"}[f.Level]
@@ -100,7 +102,7 @@ func printFindings(w io.Writer, list []export.Finding) error {
 		}
 	}
 	if failed > 0 {
-		return call.Errorf(call.Unavailable, "results would not arrive as things are")
+		return call.Errorf(call.Unavailable, "%s", verdict)
 	}
 	return nil
 }

@@ -182,7 +182,7 @@ func TestWebhookCheck(t *testing.T) {
 				t.Errorf("found %+v", list)
 			}
 			var out bytes.Buffer
-			if err := printFindings(&out, list); (err != nil) != (test.level == export.Fail) || !strings.Contains(out.String(), test.say) {
+			if err := printFindings(&out, list, "no"); (err != nil) != (test.level == export.Fail) || !strings.Contains(out.String(), test.say) {
 				t.Errorf("%v: %s", err, out.String())
 			}
 			if test.status != 0 && <-methods != http.MethodHead {

@@ -68,6 +68,7 @@ func (a *API) Register(e *echo.Echo) {
 	g.GET("/events.jsonl", a.eventsJSONL, a.require(access.Admin))
 	g.GET("/stats", a.stats, a.require(access.Viewer))
 	g.GET("/rejections", a.rejections, a.require(access.Viewer))
+	g.GET("/import", a.imports, a.require(access.Viewer))
 	a.registerPrivacy(g)
 }
 

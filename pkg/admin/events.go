@@ -40,7 +40,9 @@ type eventList struct {
 	Next  *string        `json:"next_cursor"`
 	Total archive.Total  `json:"total"`
 	Limit int            `json:"limit"`
-	Page  *int           `json:"page,omitempty"`
+	// LookedTo is how far a search has come that takes long: next_cursor goes on.
+	LookedTo *time.Time `json:"looked_to,omitempty"`
+	Page     *int       `json:"page,omitempty"`
 }
 
 // events lists events. With page and limit it answers as the Node service's
@@ -73,6 +75,9 @@ func (a *API) events(c echo.Context) error {
 	answer := eventList{Items: page.Items, Total: page.Total, Limit: q.Limit, Page: number}
 	if page.Next != "" {
 		answer.Next = new(string(page.Next))
+	}
+	if !page.LookedTo.IsZero() {
+		answer.LookedTo = new(page.LookedTo.UTC())
 	}
 	if masked(c) {
 		for i := range answer.Items {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
 
+	"postcall/pkg/access"
 	"postcall/pkg/archive"
 )
 
@@ -73,6 +75,9 @@ func (a *API) export(c echo.Context, p *parameters, contentType, name string,
 		rows    int
 	)
 	start := func() (err error) {
+		if err := a.handingOut(c, name, p); err != nil {
+			return err
+		}
 		w.Header().Set(echo.HeaderContentType, contentType)
 		w.Header().Set(echo.HeaderContentDisposition, `attachment; filename="`+name+`"`)
 		w.WriteHeader(http.StatusOK)
@@ -105,6 +110,25 @@ func (a *API) export(c echo.Context, p *parameters, contentType, name string,
 		panic(http.ErrAbortHandler)
 	}
 	return err
+}
+
+// handingOut writes down who is given what, before the first byte leaves.
+func (a *API) handingOut(c echo.Context, name string, p *parameters) error {
+	filter := make(map[string]any, len(p.values))
+	for field, values := range p.values {
+		filter[field] = strings.Join(values, ",")
+	}
+	r := entry(c)
+	r.Action, r.Target, r.Outcome = "events.export", name, access.OutcomeDone
+	r.detail["filter"] = impersonal(filter)
+	a.complete(c, r)
+	ctx, cancel := context.WithTimeout(c.Request().Context(), answerTime)
+	defer cancel()
+	if err := access.Record(ctx, a.Pool, r.Entry); err != nil {
+		return unavailable(err)
+	}
+	r.written = true
+	return nil
 }
 
 var columns = []string{

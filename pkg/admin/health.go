@@ -231,7 +231,7 @@ func (a *API) database(ctx context.Context) []check {
 			list = append(list, checkWorkers(workers, queues), a.modelKey(ctx, workers))
 		}
 	}
-	list = append(list, a.deadCheck(ctx), a.index(ctx), a.retention(ctx))
+	list = append(list, a.deadCheck(ctx), a.index(ctx), a.imported(ctx), a.retention(ctx))
 	targets, err := postgres.TargetStates(ctx, a.Pool)
 	if err != nil {
 		return append(list, unread("targets"))

@@ -164,7 +164,7 @@ const (
 // reading are the operations that this file's tests answer for.
 var reading = []string{
 	"/api/events", "/api/events/{id}", "/api/events/{id}/audio", "/api/events.csv", "/api/events.jsonl",
-	"/api/stats", "/api/rejections", "/api/openapi.yaml", "/api/health/full",
+	"/api/stats", "/api/rejections", "/api/import", "/api/openapi.yaml", "/api/health/full",
 }
 
 // Every answer that the description has was seen, and was as it says.
@@ -185,6 +185,8 @@ func TestContract(t *testing.T) {
 		`insert into river_job (args, kind, max_attempts, state, queue, errors, finalized_at) values (jsonb_build_object('event_id', $1::bigint), 'analyze', 8, 'discarded', 'analyze', array['{"error": "no"}'::jsonb], now())`,
 		`insert into rejections (reason, address, bytes) select 'mismatch', '203.0.113.5', $1`,
 		`insert into analyses (event_id, result) values ($1, null)`,
+		`insert into import_runs (trigger, since, until, upstream, imported, ended_at) select 'schedule', now(), now(), $1, 1, now()`,
+		`insert into import_days (day, upstream, present, imported, failed) select current_date, $1, 0, 1, 0`,
 	} {
 		if _, err := pool.Exec(t.Context(), statement, id); err != nil {
 			t.Fatal(err)
@@ -194,7 +196,7 @@ func TestContract(t *testing.T) {
 	for path, want := range map[string]int{
 		"/api/events": 200, "/api/events?limit=1": 200, "/api/events?page=2&limit=1": 200, "/api/events?q=ипотека": 200,
 		fmt.Sprintf("/api/events/%d", id): 200, fmt.Sprintf("/api/events/%d", bare): 200, fmt.Sprintf("/api/events/%d/audio", id): 200,
-		"/api/stats": 200, "/api/rejections": 200, "/api/openapi.yaml": 200, "/api/health/full": 200,
+		"/api/stats": 200, "/api/rejections": 200, "/api/import": 200, "/api/openapi.yaml": 200, "/api/health/full": 200,
 		"/api/events.csv?bom=true": 200, "/api/events.jsonl": 200,
 		"/api/events?nothing=1": 400, "/api/events/x": 400, "/api/events/x/audio": 400, "/api/stats?from=1": 400, "/api/rejections?limit=0": 400,
 		"/api/openapi.yaml?x=1": 400, "/api/events.csv?page=1": 400, "/api/events.jsonl?bom=1": 400,
@@ -503,6 +505,21 @@ func TestExport(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &item); err != nil || item.Analysis.Topic != "Квартира" {
 		t.Errorf("%s, %v", body, err)
 	}
+	// Who was given what is written down, without what was searched for.
+	s.get(access.Admin, "/api/events.jsonl?q=секрет")
+	s.get(access.Admin, "/api/events.jsonl?quality=9")
+	var log string
+	if err := pool.QueryRow(t.Context(), `
+		select string_agg(concat_ws(' ', actor, action, target, outcome, detail -> 'filter'), E'\n' order by id) from audit_log`).Scan(&log); err != nil {
+		t.Fatal(err)
+	}
+	const want = "test-admin events.export events.csv done {\"bom\": \"true\", \"sort\": \"received_at\"}\n" +
+		"test-admin events.export events.csv done {\"agentId\": \"nobody\"}\n" +
+		"test-admin events.export events.jsonl done {\"topic\": \"квартира\"}\n" +
+		"test-admin events.export events.jsonl done {\"q\": \"…\"}"
+	if log != want {
+		t.Errorf("the audit log has\n%s, want\n%s", log, want)
+	}
 }
 
 // An export that fails on its way does not look like a whole one.
@@ -516,7 +533,7 @@ func TestExportBreaksOff(t *testing.T) {
 	var acquired atomic.Int32
 	var fails atomic.Bool
 	config.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
-		if fails.Load() && acquired.Add(1) > 1 {
+		if fails.Load() && acquired.Add(1) > 2 { // a batch, the audit entry, the next batch
 			return true, errors.New("the database is away")
 		}
 		return true, nil

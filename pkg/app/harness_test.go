@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		os.Exit(app.IngestMain())
 	case "worker":
 		os.Exit(app.WorkerMain())
+	case "import":
+		os.Exit(importMain())
 	}
 	pgtest.Main(m)
 }

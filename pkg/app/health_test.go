@@ -74,7 +74,7 @@ func TestFullHealth(t *testing.T) {
 	if status != http.StatusOK || worst == "fail" {
 		t.Errorf("%d %s %+v", status, worst, c)
 	}
-	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "search index", "retention", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
+	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "search index", "import", "retention", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
 		if c[name].State == "" || c[name].Text == "" || name != "disk" && c[name].State != "ok" {
 			t.Errorf("%s: %+v", name, c[name])
 		}

@@ -21,6 +21,7 @@ import (
 	"postcall/pkg/config"
 	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
+	"postcall/pkg/receive"
 	"postcall/pkg/telemetry"
 	"postcall/pkg/throttle"
 	"postcall/pkg/work"
@@ -40,6 +41,7 @@ type Worker struct {
 	throttle *throttle.Throttle
 	breaker  *work.Breaker
 	audio    *audio.Store
+	imports  *receive.Committer // nil without ELEVENLABS_API_KEY
 	metrics  *telemetry.Metrics // nil without METRICS_ADDR
 	traces   *telemetry.Traces
 }
@@ -116,11 +118,16 @@ func NewWorker(ctx context.Context, c config.Worker, log *zap.Logger) (_ *Worker
 	if err := w.alerting(workers); err != nil {
 		return nil, err
 	}
+	every, err := w.importing(workers)
+	if err != nil {
+		return nil, err
+	}
 	seen, err := middleware(registry, w.traces, w.traces)
 	if err != nil {
 		return nil, err
 	}
 	w.client, err = queue.NewWorker(w.pool, queue.Options{
+		Import:     every,
 		Middleware: seen,
 		Logger:     telemetry.Slog(log), Workers: workers, Analyses: c.MaxConcurrency,
 		Exports: exports, Timeout: max(longest, work.AnalyzeTimeout(limit, w.throttle)), SoftStop: c.ShutdownTimeout(),
@@ -192,6 +199,9 @@ func (w *Worker) Serve(ctx context.Context) error {
 	defer end()
 	wg.Go(func() { w.throttle.Run(background) })
 	wg.Go(func() { w.beSeen(background) })
+	if w.imports != nil {
+		wg.Go(func() { w.imports.Run(background) })
+	}
 	indexer := &archive.Indexer{Pool: w.pool, Log: w.log}
 	wg.Go(func() { indexer.Run(background) })
 	if w.metrics != nil {

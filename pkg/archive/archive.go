@@ -72,6 +72,8 @@ const (
 	MaxLimit     = 100
 	DefaultLimit = 50
 	MaxOffset    = 5_000
+	// DefaultPatience is short, so that programs are answered fast and go on.
+	DefaultPatience = 20 * time.Millisecond
 )
 
 // Query asks for a page of a list.
@@ -82,15 +84,23 @@ type Query struct {
 	// After is where the page before ended, in a list with the same Filter and
 	// Sort: Page.Next of it. Rows that arrive meanwhile move nothing.
 	After Cursor
+	// Patience is how long a page is looked for where every match must be looked
+	// at, as for a phrase; 0 means DefaultPatience. Then the page ends early.
+	Patience time.Duration
 	// Offset is how many to pass over, up to MaxOffset; not together with After.
 	Offset int
 }
 
-// Page is a part of a list.
+// Page is a part of a list. It may hold fewer rows than were asked for, even
+// none, while there is a Next: see LookedTo.
 type Page struct {
 	Items []Item
 	Next  Cursor // empty at the end
 	Total Total
+	// LookedTo is how far a search has looked that takes long, as one for a
+	// phrase does: Next goes on from there. Zero where the page is full or the
+	// last one.
+	LookedTo time.Time
 }
 
 // Total is how many events a filter meets. Exact ones are counted; the others

@@ -173,6 +173,53 @@ func TestDue(t *testing.T) {
 	}
 }
 
+// A search that takes long gives what it has found so far and where it goes on:
+// over all pages each match once, in order.
+func TestShortPages(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	fill(t, pool, 900)
+	index(t, pool)
+	for _, sort := range []archive.Sort{archive.Newest, archive.Oldest} {
+		var want, got []int64
+		f := archive.Filter{Query: `"ищу квартиру" -балкон`}
+		err := archive.Each(t.Context(), pool, f, sort, time.Minute, func(i archive.Item) error {
+			want = append(want, i.ID)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, looked := 0, time.Time{}
+		q := archive.Query{Filter: f, Sort: sort, Limit: 7, Patience: 1}
+		for {
+			page, err := archive.List(t.Context(), pool, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, item := range page.Items {
+				got = append(got, item.ID)
+			}
+			if at := page.LookedTo; !at.IsZero() {
+				short++
+				if !looked.IsZero() && at.After(looked) != (sort == archive.Oldest) {
+					t.Errorf("it looked to %s after %s", at, looked)
+				}
+				looked = at
+			} else if page.Next != "" && len(page.Items) != q.Limit {
+				t.Errorf("a page of %d without a word", len(page.Items))
+			}
+			if page.Next == "" {
+				break
+			}
+			q.After = page.Next
+		}
+		if !slices.Equal(got, want) || len(want) == 0 || short == 0 {
+			t.Errorf("%s, with %d short pages: %v, want %v", sort, short, got, want)
+		}
+	}
+}
+
 // Of several who index at once, one does; whoever changes calls meanwhile holds
 // nobody up and loses nothing.
 func TestIndexers(t *testing.T) {

@@ -50,7 +50,7 @@ func (q *Query) position() (*position, error) {
 		return nil, wrong
 	}
 	var p position
-	if err := json.Unmarshal(b, &p); err != nil || p.ID < 1 || p.Quality < 0 || p.Quality > 5 ||
+	if err := json.Unmarshal(b, &p); err != nil || p.ID < 0 || p.Quality < 0 || p.Quality > 5 ||
 		p.Count < 0 || p.At < 0 || p.At > maxMicros || (p.Quality > 0) != q.Sort.byQuality() {
 		return nil, wrong
 	}

@@ -33,6 +33,9 @@ func (q *Query) settle() error {
 	if q.Limit == 0 {
 		q.Limit = DefaultLimit
 	}
+	if q.Patience == 0 {
+		q.Patience = DefaultPatience
+	}
 	if q.Limit < 1 || q.Limit > MaxLimit {
 		return call.Errorf(call.Invalid, "limit must be 1 to %d", MaxLimit)
 	}

@@ -68,6 +68,9 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	if err != nil {
 		return Page{}, err
 	}
+	if r.plan.costly && q.Offset == 0 && !q.Sort.byQuality() {
+		r.until = time.Now().Add(q.Patience)
+	}
 	want := q.Offset + q.Limit + 1
 	keys, err := r.read(ctx, q, after, want)
 	if err != nil {
@@ -78,7 +81,7 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	switch {
 	case after != nil:
 		total = Total{Count: after.Count, Exact: after.Exact}
-	case !more:
+	case !more && r.stopped == nil:
 		total = Total{Count: int64(len(keys)), Exact: true}
 	default:
 		if total, err = r.total(ctx); err != nil {
@@ -97,11 +100,17 @@ func list(ctx context.Context, tx pgx.Tx, q Query, after *position) (Page, error
 	if page.Items, err = items(ctx, tx, keys); err != nil {
 		return Page{}, err
 	}
-	if more {
-		last := r.position(keys[len(keys)-1])
-		last.List, last.Count, last.Exact = q.fingerprint(), total.Count, total.Exact
-		page.Next = last.cursor()
+	var last position
+	switch {
+	case more:
+		last = r.position(keys[len(keys)-1])
+	case r.stopped != nil:
+		last, page.LookedTo = r.position(*r.stopped), r.stopped.At
+	default:
+		return page, nil
 	}
+	last.List, last.Count, last.Exact = q.fingerprint(), total.Count, total.Exact
+	page.Next = last.cursor()
 	return page, nil
 }
 
@@ -131,6 +140,10 @@ type reader struct {
 	plan  *plan
 	up    bool // the oldest first
 	after *key // nil for the beginning
+	// until is when a search that takes long is broken off; zero for never.
+	// stopped is then how far it has come.
+	until   time.Time
+	stopped *key
 }
 
 func newReader(ctx context.Context, tx pgx.Tx, q Query, after *position) (*reader, error) {
@@ -195,7 +208,11 @@ func (r *reader) keys(ctx context.Context, want int) ([]key, error) {
 	if found, err = r.indexed(ctx, want); err != nil {
 		return nil, err
 	}
-	for _, c := range r.unindexed() {
+	clauses, err := r.unindexed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range clauses {
 		r.beyond(c, listedAt, "id")
 		waiting, err := r.query(ctx, `with found as materialized (select id, `+listedAt+` as at from webhook_events e where `+c.String()+`)
 			select id, at from found`+r.order("at", "id")+` limit `+c.arg(want), c.args)
@@ -266,7 +283,7 @@ func (r *reader) walk(ctx context.Context, want int) ([]key, error) {
 // unindexed are the filters on events that the index of calls does not find by
 // their columns: those that wait for their first analysis or, if such states
 // were asked for, for any; and those that are due to be indexed.
-func (r *reader) unindexed() (clauses []*clause) {
+func (r *reader) unindexed(ctx context.Context) (clauses []*clause, err error) {
 	settled, waiting := r.plan.byState()
 	if len(waiting) > 0 {
 		c := r.plan.events()
@@ -278,9 +295,13 @@ func (r *reader) unindexed() (clauses []*clause) {
 		}
 		clauses = append(clauses, c)
 	}
-	if len(settled) > 0 {
+	due, err := r.due(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(settled) > 0 && len(due) > 0 {
 		c := r.plan.events()
-		c.and("e.id in (select event_id from calls_due join calls using (event_id))")
+		c.and("e.id = any(?::bigint[])", due)
 		if len(r.plan.States) > 0 {
 			c.and("e.analysis_state not in ('queued', 'running')")
 		}
@@ -288,7 +309,17 @@ func (r *reader) unindexed() (clauses []*clause) {
 		c.and("not exists (select from calls c where c.event_id = e.id and " + c.nested(r.plan.calls()) + ")")
 		clauses = append(clauses, c)
 	}
-	return clauses
+	return clauses, nil
+}
+
+// due are the calls that are due to be indexed: mostly none.
+func (r *reader) due(ctx context.Context) ([]int64, error) {
+	rows, err := r.tx.Query(ctx, `select distinct event_id from calls_due join calls using (event_id)`)
+	if err != nil {
+		return nil, failed("looking for calls to be indexed", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	return ids, failed("looking for calls to be indexed", err)
 }
 
 // indexed reads by the inverted index of calls, from the next day on in steps
@@ -329,8 +360,11 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 	if !few {
 		parts = steps(day(first), day(last), r.up)
 	}
+	if !r.until.IsZero() {
+		parts = evenSteps(day(first), day(last), r.up)
+	}
 	var found []key
-	for _, s := range parts {
+	for n, s := range parts {
 		c := r.plan.calls(s.facets...)
 		r.beyond(c, "at", "event_id")
 		if s.facets == nil {
@@ -343,6 +377,10 @@ func (r *reader) indexed(ctx context.Context, want int) ([]key, error) {
 			return nil, err
 		}
 		if found = append(found, next...); len(found) == want {
+			break
+		}
+		if !r.until.IsZero() && time.Now().After(r.until) && n < len(parts)-1 {
+			r.stopped = s.end(r.up)
 			break
 		}
 	}
@@ -432,7 +470,11 @@ func (r *reader) total(ctx context.Context) (Total, error) {
 	if r.plan.settled {
 		return total, r.scanByIndex(ctx, true)
 	}
-	for _, c := range r.unindexed() {
+	clauses, err := r.unindexed(ctx)
+	if err != nil {
+		return Total{}, err
+	}
+	for _, c := range clauses {
 		waiting, err := r.count(ctx, "webhook_events e", c)
 		if err != nil {
 			return Total{}, err
@@ -464,7 +506,7 @@ func (r *reader) count(ctx context.Context, table string, c *clause) (Total, err
 }
 
 // maxCostly is how many are counted that must be looked at one by one.
-const maxCostly = 1000
+const maxCostly = 200
 
 // estimate is how many rows the planner expects.
 func (r *reader) estimate(ctx context.Context, table string, c *clause) (int64, error) {

@@ -187,7 +187,7 @@ func walk(t *testing.T, pool *pgxpool.Pool, q archive.Query) (ids []int64, total
 		if page.Next == "" {
 			return ids, total
 		}
-		if len(page.Items) != q.Limit {
+		if len(page.Items) != q.Limit && page.LookedTo.IsZero() {
 			t.Fatalf("a page of %d of %d with another behind it", len(page.Items), q.Limit)
 		}
 		q.After = page.Next

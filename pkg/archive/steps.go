@@ -3,6 +3,7 @@ package archive
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -65,6 +66,28 @@ func steps(first, last int64, up bool) []step {
 		}
 	}
 	return list
+}
+
+// evenSteps parts the days into spans of eight, for searches that are broken off
+// between two of them.
+func evenSteps(first, last int64, up bool) []step {
+	var list []step
+	for unit := first >> 3; unit <= last>>3; unit++ {
+		list = append(list, step{from: unit << 3, to: unit<<3 + 7, facets: []string{facet(3, unit)}})
+	}
+	if !up {
+		slices.Reverse(list)
+	}
+	return list
+}
+
+// end is a place behind all of the span and before all that follows, in a day
+// that is none of the span's.
+func (s step) end(up bool) *key {
+	if up {
+		return &key{At: midnight(s.to + 1)}
+	}
+	return &key{At: midnight(s.from).Add(-time.Microsecond), ID: math.MaxInt64}
 }
 
 // span names the sixty-four days, a few times over, that a filter's bounds lie

@@ -117,6 +117,10 @@ const (
 	RoleAgent Role = "agent"
 )
 
+// WaitsForImport ends the note of a skipped event whose call may have a
+// transcript that the event does not carry.
+const WaitsForImport = "; waiting for the import of the call"
+
 // Conversation is what was said in a call and what ElevenLabs says of it, read
 // from an event's payload. Everything in it came from outside and is hostile
 // until shown otherwise.

@@ -150,6 +150,10 @@ type Worker struct {
 	Retention
 	Alerts
 
+	AnalyzeAuto bool `env:"ANALYZE_AUTO, default=true" desc:"Whether each call is queued for analysis as it arrives"`
+	Upstream
+	Importing
+
 	WebhookOutURL       string   `env:"WEBHOOK_OUT_URL" check:"http_url" desc:"Where each result is posted to, signed by the Standard Webhooks scheme; empty for nowhere"`
 	WebhookOutSecrets   []Secret `env:"WEBHOOK_OUT_SECRET" check:"one_line" required:"worker, if WEBHOOK_OUT_URL" desc:"What it is signed with: whsec_ and base64, several separated by commas while one is replaced"`
 	WebhookOutTimeoutMS int      `env:"WEBHOOK_OUT_TIMEOUT_MS, default=15000" min:"100" max:"300000" desc:"How long the receiver may take, in milliseconds"`
@@ -205,11 +209,32 @@ func (c Alerts) AlertLocation() *time.Location {
 
 // Age reads one of the ages; 0 is for ever.
 func Age(s string) time.Duration {
-	d, err := parseAge(s)
+	d, err := ParseAge(s)
 	if err != nil { // load has checked it
 		return 0
 	}
 	return d
+}
+
+// Upstream is where calls are fetched from whose webhook never came.
+type Upstream struct {
+	ElevenLabsKey Secret `env:"ELEVENLABS_API_KEY" desc:"A key that may read conversations (and webhooks, for postcall doctor); without it nothing is imported"`
+	ElevenLabsURL string `env:"ELEVENLABS_BASE_URL, default=https://api.elevenlabs.io" check:"http_url" desc:"ElevenLabs' API in the workspace's region: api.elevenlabs.io, api.us.elevenlabs.io, api.eu.residency.elevenlabs.io, api.in.residency.elevenlabs.io, api.sg.residency.elevenlabs.io"`
+	ElevenLabsRPS int    `env:"ELEVENLABS_RPS, default=5" min:"1" max:"1000" desc:"Requests a second that are made of it at most"`
+}
+
+// Importing is how the worker imports by itself.
+type Importing struct {
+	ImportMinutes int    `env:"IMPORT_EVERY_MINUTES, default=15" min:"1" max:"1440" desc:"How often calls are looked for whose webhook never came; with ELEVENLABS_API_KEY only"`
+	ImportWindow  string `env:"IMPORT_WINDOW, default=3d" check:"span" desc:"How far back is looked each time, from the midnight (UTC) before: longer than ElevenLabs retries and than an outage lasts"`
+	ImportAudio   bool   `env:"IMPORT_AUDIO, default=false" desc:"Whether missing recordings are fetched too"`
+}
+
+// Import is what the command reads that imports calls.
+type Import struct {
+	Common
+	Keeping
+	Upstream
 }
 
 // Privacy is what the commands read that erase and copy what is kept of a

@@ -132,6 +132,15 @@ func LoadAlerts(ctx context.Context, from Lookuper) (Alerts, error) {
 	return c, joined(channelless(problems, c))
 }
 
+// LoadImport reads what importing calls needs. The error is an *Error with all
+// problems at once.
+func LoadImport(ctx context.Context, from Lookuper) (Import, error) {
+	c, problems := load[Import](ctx, from)
+	problems = missing(problems, "DATABASE_URL", c.DatabaseURL == "", "is not set: it says where calls are kept. "+databaseHelp)
+	problems = missing(problems, "ELEVENLABS_API_KEY", c.ElevenLabsKey == "", "is not set: calls are fetched with it. Make one at elevenlabs.io/app/settings/api-keys that may read conversations")
+	return c, joined(problems)
+}
+
 // LoadEval reads the worker's configuration for a command that analyses and
 // keeps nothing: it needs no database.
 func LoadEval(ctx context.Context, from Lookuper) (Worker, error) {
@@ -356,11 +365,17 @@ var rules = map[string]struct {
 		return nil
 	}},
 	"age": {"a number of days, hours or years, such as 90d, 36h or 3y; empty for ever", func(s string) error {
-		_, err := parseAge(s)
+		_, err := ParseAge(s)
 		return err
 	}},
+	"span": {"a number of days or hours, such as 3d or 36h", func(s string) error {
+		if d, err := ParseAge(s); err != nil || d <= 0 {
+			return errors.New("is no such span")
+		}
+		return nil
+	}},
 	"audit_age": {"a number of days or years, at least 30d, such as 3y; empty for ever", func(s string) error {
-		if d, err := parseAge(s); err != nil || d < 30*24*time.Hour {
+		if d, err := ParseAge(s); err != nil || d < 30*24*time.Hour {
 			return errors.New("is no such age")
 		}
 		return nil
@@ -385,9 +400,9 @@ var rules = map[string]struct {
 	}},
 }
 
-// parseAge reads a duration such as 90d, at least an hour and at most a hundred
+// ParseAge reads a duration such as 90d, at least an hour and at most a hundred
 // years. Empty is 0.
-func parseAge(s string) (time.Duration, error) {
+func ParseAge(s string) (time.Duration, error) {
 	if s == "" {
 		return 0, nil
 	}

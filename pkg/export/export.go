@@ -58,9 +58,9 @@ type Receipt struct {
 // Finding is one thing that a check of a target found. Advice says what to do
 // about it; it is empty where all is well.
 type Finding struct {
-	Level  Level
-	Text   string
-	Advice string
+	Level  Level  `json:"level"`
+	Text   string `json:"text"`
+	Advice string `json:"advice,omitempty"`
 }
 
 // Level is how bad a finding is.

@@ -257,18 +257,35 @@ func Event(ctx context.Context, db DB, id int64) (*call.Event, error) {
 
 // SameCallError is the error of ClaimEvent for an event whose call is analysed
 // under another event.
-type SameCallError struct{ EventID int64 }
+type SameCallError struct {
+	EventID int64
+	// Running: it is being analysed there, and nothing may come of that.
+	Running bool
+}
 
 // Error names the other event.
 func (s *SameCallError) Error() string {
+	if s.Running {
+		return fmt.Sprintf("the same call is being analysed as event %d", s.EventID)
+	}
 	return fmt.Sprintf("the same call as event %d, analysed there", s.EventID)
+}
+
+// StandsFor says that an event is another copy of a call: lists and figures go
+// by the one that stands for it.
+func StandsFor(ctx context.Context, db DB, event, other int64) error {
+	_, err := db.Exec(ctx, `
+		update webhook_events set duplicate_of = $1
+		where id = $2 and id <> $1 and duplicate_of is null
+			and exists (select from webhook_events where id = $1 and duplicate_of is null)`, event, other)
+	return failed("marking a copy of a call", err)
 }
 
 // ClaimEvent marks an event as being analysed and reads it.
 //
 // One call can come as several events (as a transcript and as OpenTelemetry
 // spans, by webhook and by import). Unless again is set, only one of them is
-// analysed: for the others ClaimEvent returns *SameCallError and changes nothing. A
+// analysed: for the others ClaimEvent returns *SameCallError and claims nothing. A
 // lock on the conversation's id makes that hold for workers that claim two of
 // them at the same moment.
 func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, error) {
@@ -279,13 +296,14 @@ func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, 
 		select pg_advisory_xact_lock(hashtextextended('postcall call ' || conversation_id, 0))
 		from webhook_events where id = $1 and conversation_id is not null`, id)
 	b.Queue(`
-		select other.id
+		select other.id, other.analysis_state = 'running'
 		from webhook_events e
 		join webhook_events other on other.conversation_id = e.conversation_id
 		where e.id = $1 and not $2
 			and other.id <> e.id
 			and other.agent_id is not distinct from e.agent_id
 			and other.analysis_state in ('running', 'done')
+		order by other.analysis_state, other.id
 		limit 1`, id, again)
 	b.Queue(`
 		update webhook_events e set analysis_state = 'running'
@@ -296,6 +314,16 @@ func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, 
 				and other.agent_id is not distinct from e.agent_id
 				and other.analysis_state in ('running', 'done')))
 		returning `+eventColumns, id, again)
+	// What came without its transcript is the same call, and is listed no more.
+	b.Queue(`
+		update webhook_events waiting set duplicate_of = e.id
+		from webhook_events e
+		where e.id = $1 and e.analysis_state = 'running' and e.duplicate_of is null
+			and waiting.conversation_id = e.conversation_id
+			and waiting.id <> e.id
+			and waiting.agent_id is not distinct from e.agent_id
+			and waiting.analysis_state = 'skipped' and waiting.duplicate_of is null
+			and waiting.processor_note like '%' || $2`, id, call.WaitsForImport)
 	results := db.SendBatch(ctx, &b)
 	e, err := claimed(results, id)
 	if cerr := results.Close(); err == nil {
@@ -315,7 +343,7 @@ func claimed(results pgx.BatchResults, id int64) (*call.Event, error) {
 	if err != nil {
 		return nil, failed("looking for the same call", err)
 	}
-	others, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	others, err := pgx.CollectRows(rows, pgx.RowToStructByPos[SameCallError])
 	if err != nil {
 		return nil, failed("looking for the same call", err)
 	}
@@ -325,7 +353,7 @@ func claimed(results pgx.BatchResults, id int64) (*call.Event, error) {
 	}
 	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)
 	if errors.Is(err, pgx.ErrNoRows) && len(others) > 0 {
-		return nil, &SameCallError{others[0]}
+		return nil, &others[0]
 	}
 	return e, failed(fmt.Sprintf("claiming event %d", id), err)
 }

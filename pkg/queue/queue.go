@@ -74,6 +74,17 @@ func (Retention) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
 }
 
+// Import is the periodic job that fetches calls whose webhook never came.
+type Import struct{}
+
+// Kind is the job's name in the database.
+func (Import) Kind() string { return "import" }
+
+// InsertOpts are the job's defaults.
+func (Import) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: QueueMaintenance, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByState: unfinished.ByState}}
+}
+
 // Erase is the job that does an erasure. Whom it is about stands in the
 // erasure's own row, never here.
 type Erase struct {
@@ -179,6 +190,8 @@ type Options struct {
 	Timeout time.Duration
 	// SoftStop is how long jobs may finish once the client is told to stop.
 	SoftStop time.Duration
+	// Import is how often calls are fetched that never came; 0 for never.
+	Import time.Duration
 	// Middleware sees each job as it is inserted and worked, the first outermost.
 	Middleware []rivertype.Middleware
 }
@@ -221,6 +234,9 @@ func NewWorker(pool *pgxpool.Pool, o Options) (*Client, error) {
 	config.JobTimeout = min(o.Timeout, time.Minute)
 	config.RetryPolicy = retry{}
 	config.PeriodicJobs = []*river.PeriodicJob{periodic(time.Minute, Reconcile{}), periodic(10*time.Minute, Retention{}), periodic(time.Minute, CheckAlerts{})}
+	if o.Import > 0 {
+		config.PeriodicJobs = append(config.PeriodicJobs, periodic(o.Import, Import{}))
+	}
 	c, err := river.NewClient(riverpgxv5.New(pool), config)
 	if err != nil {
 		return nil, fmt.Errorf("making the job client: %w", err)
@@ -279,7 +295,9 @@ func InsertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob
 func insertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob, maxAttempts int) (added int, err error) {
 	params := make([]river.InsertManyParams, len(jobs))
 	for i, j := range jobs {
-		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode()}}
+		params[i] = river.InsertManyParams{Args: j.Args, InsertOpts: &river.InsertOpts{
+			MaxAttempts: maxAttempts, Metadata: j.Metadata.Encode(), Priority: j.Priority,
+		}}
 	}
 	results, err := c.InsertManyTx(ctx, tx, params)
 	if err != nil {
@@ -297,6 +315,8 @@ func insertAnalyses(ctx context.Context, c *Client, tx pgx.Tx, jobs []AnalyzeJob
 type AnalyzeJob struct {
 	Args     Analyze
 	Metadata Metadata
+	// Priority is 1, which 0 stands for, to 4, the least urgent.
+	Priority int
 }
 
 // ErrNotOwned means that a job has been given to another attempt meanwhile, so

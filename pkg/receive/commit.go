@@ -179,9 +179,14 @@ func (c *Committer) transaction(ctx context.Context, list []*commit) (kept []Kep
 		var jobs []queue.AnalyzeJob
 		for i, e := range events {
 			if e.State == call.StateQueued && !kept[i].Duplicate && !kept[i].Erased {
+				priority := 1
+				if e.Source == call.SourceImport { // calls of days ago let those of now pass
+					priority = 3
+				}
 				jobs = append(jobs, queue.AnalyzeJob{
 					Args:     queue.Analyze{EventID: kept[i].EventID, Trigger: call.TriggerAuto},
 					Metadata: queue.Metadata{RequestID: e.RequestID, ConversationID: e.ConversationID, Trace: list[i].trace},
+					Priority: priority,
 				})
 			}
 		}

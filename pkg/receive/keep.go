@@ -101,6 +101,28 @@ func (k *Keeper) Redeliver(ctx context.Context, entry spool.Entry) error {
 	return nil
 }
 
+// Import stores what was fetched instead of delivered, as a body that a webhook
+// would have brought; entry.ReceivedAt is when it would have come. An Unavailable
+// error asks to come back later.
+func (k *Keeper) Import(ctx context.Context, entry spool.Entry) (Kept, error) {
+	b, err := openSpooled(entry)
+	if err != nil {
+		return Kept{}, err
+	}
+	d := &delivery{began: entry.ReceivedAt, requestID: entry.RequestID, bytes: b.size}
+	kept, err := k.store(ctx, d, b, call.SourceImport)
+	if cerr := b.closeSpooled(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return kept, fmt.Errorf("storing an imported call: %w", err)
+	}
+	k.Log.Info("delivery", zap.String("verdict", "imported"), zap.String("request_id", d.requestID),
+		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate), zap.Bool("erased", kept.Erased),
+		zap.String("type", string(d.event.Type)), zap.String("call", call.Digest(d.event.ConversationID)), zap.Int64("bytes", d.bytes))
+	return kept, nil
+}
+
 // store parses a delivery and commits its event.
 //
 // Should the database refuse the data itself, the event is kept all the same,

@@ -166,7 +166,7 @@ func TestDead(t *testing.T) {
 func TestLost(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	th, _ := process(t, url, throttle.Options{Places: 1, Lease: time.Second})
+	th, _ := process(t, url, throttle.Options{Places: 1, Lease: 4 * time.Second})
 	held, leave, err := th.Enter(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -25,8 +26,10 @@ type callList struct {
 	Fields []field
 	Active int // conditions beside the search
 	Next   string
-	First  string // back to the first page; empty on it
-	CSV    string
+	// LookedTo is how far a search has come that takes long; zero for others.
+	LookedTo time.Time
+	First    string // back to the first page; empty on it
+	CSV      string
 	// Newest is the highest id that the list was made at.
 	Newest  int64
 	Filter  string // the filter alone, as a query
@@ -59,6 +62,10 @@ func values(c echo.Context, names ...string) url.Values {
 	return clean
 }
 
+// searchPatience is how long a person waits for a search that takes long before
+// it is shown how far it has come.
+const searchPatience = 80 * time.Millisecond
+
 func (d *Dashboard) calls(c echo.Context) error {
 	all := values(c, append([]string{"sort", "cursor", "done"}, admin.FilterNames()...)...)
 	// A form sends its empty fields too: the address is what is shared.
@@ -77,7 +84,7 @@ func (d *Dashboard) calls(c echo.Context) error {
 		return err
 	}
 	result, err := archive.List(ctx, d.API.Pool, archive.Query{
-		Filter: f, Sort: archive.Sort(all.Get("sort")), Limit: listSize, After: archive.Cursor(all.Get("cursor")),
+		Filter: f, Sort: archive.Sort(all.Get("sort")), Limit: listSize, After: archive.Cursor(all.Get("cursor")), Patience: searchPatience,
 	})
 	if err != nil {
 		return err
@@ -95,6 +102,7 @@ func (d *Dashboard) calls(c echo.Context) error {
 	if result.Next != "" {
 		l.Next = with("/calls", view, "cursor", string(result.Next))
 	}
+	l.LookedTo = result.LookedTo
 	if all.Has("cursor") {
 		l.First = with("/calls", view, "", "")
 	}

@@ -129,7 +129,12 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 	again := job.Args.Trigger != call.TriggerAuto
 	event, err := postgres.ClaimEvent(held, w.Pool, job.Args.EventID, again)
 	if same, ok := errors.AsType[*postgres.SameCallError](err); ok {
-		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: same.Error()})
+		if same.Running {
+			return nil, "", &call.Error{Code: call.RateLimited, Message: same.Error(), RetryAfter: sameCallSnooze}
+		}
+		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: same.Error()}, func(ctx context.Context, tx pgx.Tx) error {
+			return postgres.StandsFor(ctx, tx, same.EventID, job.Args.EventID)
+		})
 	}
 	if err != nil {
 		return nil, "", err
@@ -145,7 +150,7 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 			reason = conversation.TurnsMissing
 		}
 		if conversation.Incomplete {
-			reason += "; waiting for the import of the call"
+			reason += call.WaitsForImport
 		}
 		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: reason, Metrics: &metrics})
 	}
@@ -224,9 +229,15 @@ func unchanged(ctx context.Context, tx pgx.Tx, a *call.Analysis) (bool, error) {
 	return bytes.Equal(old, fresh), nil
 }
 
-func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], s postgres.Status) error {
+// skip ends a job that has nothing to analyse, and does what else is to be done.
+func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], s postgres.Status, also ...func(context.Context, pgx.Tx) error) error {
 	s.State = call.StateSkipped
 	return w.finish(ctx, job, func(ctx context.Context, tx pgx.Tx) error {
+		for _, do := range also {
+			if err := do(ctx, tx); err != nil {
+				return err
+			}
+		}
 		return postgres.SetState(ctx, tx, job.Args.EventID, s)
 	})
 }

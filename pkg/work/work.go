@@ -31,6 +31,8 @@ const (
 	// Jobs that were caught when the installation was refused wait in the paused
 	// queue, whatever this says.
 	credentialsSnooze = 30 * time.Second
+	// How long an event waits for what comes of another copy of its call.
+	sameCallSnooze = 2 * time.Second
 	// A job that found no place goes back to those that wait, and makes room for
 	// others; by chance, so that they do not come back in step.
 	busySnooze = 2 * time.Second

@@ -435,12 +435,9 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	for _, text := range []string{strings.Repeat("а", 1<<20), strings.Repeat("\xff", 1<<16), strings.Repeat("👩‍👩‍👧", 1<<12), strings.Repeat(" ", 1<<20)} {
-		began := time.Now()
+		// Were it to grow with the square, the test would not end in its time.
 		if got := tokens(text); got < 1 || got > len(text) {
 			t.Errorf("%d tokens of %d bytes", got, len(text))
-		}
-		if took := time.Since(began); took > 20*time.Second {
-			t.Errorf("counting took %s", took)
 		}
 	}
 }
