@@ -45,7 +45,7 @@ the configuration must change first.`,
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w; see `%s --help`", err, c.CommandPath()))
 	})
-	c.AddCommand(demoCommand(), upCommand(), migrateCommand(), sendCommand(), spoolCommand(), tokenCommand(), evalCommand(), crmCommand(), doctorCommand(), importCommand(), eraseCommand(), subjectExportCommand())
+	c.AddCommand(demoCommand(), upCommand(), migrateCommand(), sendCommand(), spoolCommand(), tokenCommand(), evalCommand(), crmCommand(), doctorCommand(), importCommand(), alertsCommand(), eraseCommand(), subjectExportCommand())
 	return c
 }
 

@@ -15,6 +15,16 @@ create index call_audio_created on call_audio (created_at, id);
 create index crm_dispatches_kept on crm_dispatches (created_at, id)
     where payload is not null or response_text is not null;
 
+-- How the retention of each kind that has an age stands.
+create table retention_kinds (
+    kind          text primary key,
+    age           interval    not null,
+    since         timestamptz not null default now(),
+    begun_at      timestamptz not null default now(),
+    finished_at   timestamptz, -- when nothing too old was left the last time
+    failing_since timestamptz
+);
+
 -- without_said takes out of a body what was said in the call, in every form of a
 -- transcript. ElevenLabs' own summary and what it collected stay.
 create function without_said(body jsonb) returns jsonb
@@ -64,6 +74,7 @@ create table erasures (
 set local lock_timeout = '30s';
 
 drop table erasures;
+drop table retention_kinds;
 drop function erasure_digest(text, text);
 drop table erasure_salt;
 drop table erased_calls;

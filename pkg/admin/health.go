@@ -15,6 +15,7 @@ import (
 	"postcall/pkg/archive"
 	"postcall/pkg/gate"
 	"postcall/pkg/postgres"
+	"postcall/pkg/privacy"
 	"postcall/pkg/queue"
 )
 
@@ -80,6 +81,10 @@ const (
 	workerSilence = time.Minute
 	deadWait      = 5 * time.Minute
 	audioPatience = 5 * time.Second
+	// retentionSilence is how long no run of retention may have begun, and
+	// retentionBehind how long it may not have come to its end.
+	retentionSilence = time.Hour
+	retentionBehind  = 48 * time.Hour
 )
 
 // health tells how the parts stand that a person may have to act on: 200, or
@@ -239,7 +244,7 @@ func (a *API) database(ctx context.Context) []check {
 			list = append(list, checkWorkers(workers, queues), a.modelKey(ctx, workers))
 		}
 	}
-	list = append(list, a.deadCheck(ctx), a.index(ctx), a.imported(ctx))
+	list = append(list, a.deadCheck(ctx), a.index(ctx), a.imported(ctx), a.retention(ctx))
 	targets, err := postgres.TargetStates(ctx, a.Pool)
 	if err != nil {
 		return append(list, unread("targets"))
@@ -271,6 +276,50 @@ func (a *API) index(ctx context.Context) check {
 		one.State = warn
 		one.Advice = "Filters and searches miss the newest calls. Workers index by themselves, after all else: are there any? Their log says if it fails."
 	}
+	return one
+}
+
+// retention tells whether what is older than its age goes. Which kinds have an
+// age is the workers' configuration, which they write down.
+func (a *API) retention(ctx context.Context) check {
+	kinds, err := privacy.KeptOf(ctx, a.Pool)
+	one := check{Name: "retention", State: ok}
+	switch {
+	case err != nil:
+		return check{Name: one.Name, State: fail, Text: "it could not be read", Advice: "Is the schema up to date? postcall migrate status"}
+	case len(kinds) == 0:
+		one.Text = "nothing has an age: all is kept for ever"
+		return one
+	}
+	var texts, advice []string
+	one.Figures = map[string]any{}
+	for _, k := range kinds {
+		figures := map[string]any{"age_seconds": k.Age.Seconds(), "begun_at": k.BegunAt.UTC()}
+		one.Figures[k.Kind] = figures
+		done := k.Since
+		if k.FinishedAt != nil {
+			done = *k.FinishedAt
+			figures["finished_at"] = done.UTC()
+		}
+		switch {
+		case k.FailingSince != nil:
+			texts = append(texts, fmt.Sprintf("%s fail since %s", k.Kind, k.FailingSince.UTC().Format(time.RFC3339)))
+			advice = append(advice, "The worker's log says why; it is tried again by itself.")
+			figures["failing_since"] = k.FailingSince.UTC()
+		case time.Since(k.BegunAt) > retentionSilence:
+			texts = append(texts, fmt.Sprintf("%s: no run since %s", k.Kind, k.BegunAt.UTC().Format(time.RFC3339)))
+			advice = append(advice, "A worker runs it every ten minutes: is there one?")
+		case time.Since(done) > retentionBehind:
+			texts = append(texts, fmt.Sprintf("%s are not through since %s", k.Kind, done.UTC().Format(time.RFC3339)))
+			advice = append(advice, "There is much to remove, and it goes slowly so as not to hold up receiving: look again tomorrow. Or a table is locked for long.")
+		}
+	}
+	if len(texts) == 0 {
+		one.Text = fmt.Sprintf("it works, for %d kinds of data", len(kinds))
+		return one
+	}
+	slices.Sort(advice)
+	one.State, one.Text, one.Advice = warn, strings.Join(texts, "; "), strings.Join(slices.Compact(advice), " ")
 	return one
 }
 

@@ -22,11 +22,12 @@ type CheckWorker struct {
 	Log     *zap.Logger
 }
 
-// Work looks at the rules.
+// Work looks at the rules. The next check comes in a minute: one that failed is
+// no dead letter.
 func (w *CheckWorker) Work(ctx context.Context, _ *river.Job[queue.CheckAlerts]) error {
 	if err := w.Checker.Check(ctx, river.ClientFromContext[pgx.Tx](ctx)); err != nil {
 		w.Log.Error("checking the alerts", zap.Error(err))
-		return err
+		return river.JobCancel(err)
 	}
 	return nil
 }

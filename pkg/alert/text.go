@@ -26,6 +26,9 @@ const (
 	Russian Language = "ru"
 )
 
+// moment is how a time is told.
+const moment = "2006-01-02 15:04 -07:00"
+
 type phrases struct {
 	events map[string]string // a title around the name of the rule
 	rules  map[string]string // names
@@ -61,6 +64,24 @@ var texts = map[Language]phrases{
 	},
 }
 
+// Trial is the event of a message that somebody sends by hand to see it arrive.
+const Trial = "test"
+
+// trials are its title and text, at a time.
+var trials = map[Language][2]string{
+	English: {"Postcall: a test", "Alerts arrive here. Nothing is wrong: somebody tries the channels. %s"},
+	Russian: {"Postcall: проверка", "Сюда приходят оповещения. Ничего не случилось: кто-то проверяет каналы. %s"},
+}
+
+// Try writes the message that shows whether a channel works.
+func Try(language Language, at time.Time) Message {
+	return Message{
+		SendAlert: queue.SendAlert{Rule: Trial, Event: Trial, At: at, Since: at},
+		ID:        fmt.Sprintf("postcall-alert-%s-%d", Trial, at.UnixNano()),
+		Title:     trials[language][0], Text: fmt.Sprintf(trials[language][1], at.Format(moment)),
+	}
+}
+
 // message writes a message in a language, with times in loc.
 func message(args queue.SendAlert, language Language, loc *time.Location) Message {
 	p := texts[language]
@@ -68,7 +89,7 @@ func message(args queue.SendAlert, language Language, loc *time.Location) Messag
 	m.Title = fmt.Sprintf(p.events[args.Event], p.rules[args.Rule])
 	m.Text = fmt.Sprintf(p.values[args.Rule], args.Value, args.Limit)
 	if args.Event != Fired {
-		m.Text += "\n" + fmt.Sprintf(p.since, args.Since.In(loc).Format("2006-01-02 15:04 -07:00"))
+		m.Text += "\n" + fmt.Sprintf(p.since, args.Since.In(loc).Format(moment))
 	}
 	if args.Event != Recovered {
 		m.Text += "\n" + p.advice[args.Rule]

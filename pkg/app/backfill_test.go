@@ -269,6 +269,18 @@ func TestImportedRecording(t *testing.T) {
 	if got := i.text(`select count(*) || ' ' || min(bytes) || ' ' || min(conversation_id) from call_audio`); got != fmt.Sprintf("1 %d conv with / sound", len(c.Sound)) {
 		t.Errorf("recordings: %s", got)
 	}
+	// One that came by webhook and outlived its age stays gone.
+	for _, sql := range []string{`update webhook_events set dedup_key = 'another' where event_type = 'post_call_audio'`, `delete from call_audio`} {
+		if _, err := i.pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if run, err := i.fetch(func(w *backfill.Window) { w.Recordings = true }); err != nil || run.Recordings != 0 {
+		t.Errorf("after its age: %+v, %v", run, err)
+	}
+	if got := i.text(`select count(*) from call_audio`); got != "0" {
+		t.Errorf("%s recordings that had outlived their age came back", got)
+	}
 }
 
 // An event that is claimed while another copy of its call is being analysed

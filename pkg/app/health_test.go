@@ -74,7 +74,7 @@ func TestFullHealth(t *testing.T) {
 	if status != http.StatusOK || worst == "fail" {
 		t.Errorf("%d %s %+v", status, worst, c)
 	}
-	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "search index", "import", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
+	for _, name := range []string{"database", "schema", "analysis", "queue analyze", "workers", "key of the model", "dead letters", "search index", "import", "retention", "spool", "disk", "audio store", "rate limiters", "keys of ingest"} {
 		if c[name].State == "" || c[name].Text == "" || name != "disk" && c[name].State != "ok" {
 			t.Errorf("%s: %+v", name, c[name])
 		}
@@ -104,6 +104,35 @@ func TestFullHealth(t *testing.T) {
 	}
 	if _, _, c := o.health(); c["schema"].State != "fail" || !strings.Contains(c["schema"].Advice, "postcall migrate up") {
 		t.Errorf("with an old schema: %+v", c["schema"])
+	}
+}
+
+// Health says which kind of data outstays its age, and why.
+func TestHealthOfRetention(t *testing.T) {
+	t.Parallel()
+	o := staff(t, nil, map[string]string{"RETENTION_PAYLOADS": "90d", "RETENTION_AUDIO": "30d"})
+	o.ingest()
+	o.worker()
+	o.wait("2", `select count(*) from retention_kinds where finished_at is not null and failing_since is null`)
+	if _, _, c := o.health(); c["retention"].State != "ok" || !strings.Contains(c["retention"].Text, "2 kinds") {
+		t.Errorf("while it works: %+v", c["retention"])
+	}
+	for sql, want := range map[string]string{
+		`begun_at = now() - interval '2 hours'`:                                              "audio: no run since",
+		`since = now() - interval '3 days', finished_at = null`:                              "audio are not through since",
+		`since = now() - interval '3 days', finished_at = now() - interval '49 hours'`:       "audio are not through since",
+		`failing_since = now() - interval '1 minute', begun_at = now() - interval '2 hours'`: "audio fail since",
+	} {
+		if _, err := o.pool.Exec(t.Context(), `update retention_kinds set begun_at = now(), finished_at = now(), failing_since = null`); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.pool.Exec(t.Context(), `update retention_kinds set `+sql+` where kind = 'audio'`); err != nil {
+			t.Fatal(err)
+		}
+		status, _, c := o.health()
+		if got := c["retention"]; status != http.StatusOK || got.State != "warn" || !strings.HasPrefix(got.Text, want) || strings.Contains(got.Text, "payloads") || got.Figures["payloads"] == nil {
+			t.Errorf("%s: %d %+v", sql, status, got)
+		}
 	}
 }
 

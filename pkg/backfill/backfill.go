@@ -181,11 +181,14 @@ func (i *Importer) missing(ctx context.Context, list []workspace.Conversation, r
 		count(c, Tally{Upstream: 1})
 	}
 	// A call whose only events lack a transcript is fetched once: what it brings
-	// stands here as an import.
+	// stands here as an import. A recording that was here and is not any more
+	// outlived its age: it does not come back.
 	rows, err := i.Pool.Query(ctx, `
 		select u.id,
 			exists (select from erased_calls x where x.digest = erasure_digest('call', u.id)),
-			h.here, h.waits and not h.imported, exists (select from call_audio a where a.conversation_id = u.id)
+			h.here, h.waits and not h.imported,
+			exists (select from call_audio a where a.conversation_id = u.id)
+				or exists (select from webhook_events s where s.conversation_id = u.id and s.event_type = 'post_call_audio')
 		from unnest($1::text[], $2::text[]) as u (agent, id)
 		cross join lateral (
 			select count(*) > 0 as here,

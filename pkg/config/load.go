@@ -125,6 +125,13 @@ func LoadPrivacy(ctx context.Context, from Lookuper) (Privacy, error) {
 	return c, joined(problems)
 }
 
+// LoadAlerts reads the channels and rules of the alerts for a command that only
+// tries them. The error is an *Error with all problems at once.
+func LoadAlerts(ctx context.Context, from Lookuper) (Alerts, error) {
+	c, problems := load[Alerts](ctx, from)
+	return c, joined(channelless(problems, c))
+}
+
 // LoadImport reads what importing calls needs. The error is an *Error with all
 // problems at once.
 func LoadImport(ctx context.Context, from Lookuper) (Import, error) {

@@ -26,11 +26,9 @@ func (w *RetentionWorker) Timeout(*river.Job[queue.Retention]) time.Duration { r
 const retentionShare = 45 * time.Second
 
 // Work removes what is too old. What does not fit into one job is done by the
-// same one a moment later: a snooze takes no attempt.
+// same one a moment later: a snooze takes no attempt. A failure is written down
+// and logged; the next job tries again, and this one is no dead letter.
 func (w *RetentionWorker) Work(ctx context.Context, _ *river.Job[queue.Retention]) error {
-	if !w.Retention.Ages.Any() {
-		return nil
-	}
 	bounded, cancel := context.WithTimeout(ctx, retentionShare)
 	defer cancel()
 	began := time.Now()
@@ -43,7 +41,7 @@ func (w *RetentionWorker) Work(ctx context.Context, _ *river.Job[queue.Retention
 	}
 	if err != nil {
 		w.Retention.Log.Error("retention", append(fields, zap.Error(err))...)
-		return err
+		return river.JobCancel(err)
 	}
 	if total > 0 {
 		w.Retention.Log.Info("retention", fields...)

@@ -44,7 +44,7 @@ type Pace struct {
 }
 
 // DefaultPace takes a small part of what a database can do.
-var DefaultPace = Pace{Batch: 5, Share: 0.05, Least: 50 * time.Millisecond}
+var DefaultPace = Pace{Batch: 5, Share: 0.02, Least: 50 * time.Millisecond}
 
 // Retention removes what is older than its age, in small transactions.
 //
@@ -61,17 +61,30 @@ type Retention struct {
 	Log   *zap.Logger
 }
 
-// settled is the condition on an event e that nothing is left to do for it.
+// settled is the condition on an event e that nothing is left to do for it: $5
+// are the events that jobs are about, $6 is since when others may have come.
 const settled = `
-	e.analysis_state in ('done', 'skipped')
-	and not exists (
-		select from analyses a
-		join river_job j on j.args @> jsonb_build_object('analysis_id', a.id)
-		where a.event_id = e.id and j.state in ('available', 'pending', 'retryable', 'running', 'scheduled'))
-	and not exists (
-		select from river_job j
-		where j.args @> jsonb_build_object('event_id', e.id) and j.kind = 'analyze'
-			and j.state in ('available', 'pending', 'retryable', 'running', 'scheduled'))`
+	e.analysis_state in ('done', 'skipped') and e.id <> all($5)
+	and not exists (select from analyses a where a.event_id = e.id and a.created_at >= $6)`
+
+// busy lists the settled events whose result is still on its way, or that
+// somebody has put back into the queue. It is read once a run: asking for each
+// row takes longer than all else that is done to it, as new jobs wait in a list
+// before the index on their arguments. A job that was made since then is one of
+// an analysis made since then, or somebody sends a result again, who finds what
+// he would have found a moment later.
+const busy = `
+	select coalesce(array_agg(event), '{}'), now() - interval '1 hour'
+	from (
+		select a.event_id as event
+		from river_job j join analyses a on a.id = (j.args ->> 'analysis_id')::bigint
+		where j.state in ('available', 'pending', 'retryable', 'running', 'scheduled') and j.kind <> 'analyze'
+		union
+		select e.id
+		from river_job j join webhook_events e on e.id = (j.args ->> 'event_id')::bigint
+		where j.state in ('available', 'pending', 'retryable', 'running', 'scheduled') and j.kind = 'analyze'
+			and e.analysis_state in ('done', 'skipped')
+	) events`
 
 // A batch looks at the next rows behind a place, by the index that has them in
 // the order of their age, and takes those of them that it may. What it may not
@@ -171,41 +184,96 @@ type take func(ctx context.Context, tx pgx.Tx, age int64, from place) (batch, er
 
 // Run removes what is too old until nothing is left or the context ends, and
 // says how many rows it took of each kind. more is true when the time ran out
-// first. An error in one kind does not keep the others from being done.
+// first. An error in one kind does not keep the others from being done. How each
+// kind stands is written down for Kept.
 func (r *Retention) Run(ctx context.Context) (removed map[string]int64, more bool, err error) {
 	removed = map[string]int64{}
 	var errs []error
-	for _, kind := range []struct {
-		name string
-		age  time.Duration
-		take take
-	}{
-		{"transcripts", r.Ages.Transcripts, r.statement(fmt.Sprintf(takeEvents, "all", "payload = without_said(payload)", "unsaid"))},
-		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(takeEvents, "all", stub, "none"))},
-		{"payloads", r.Ages.Payloads, r.statement(fmt.Sprintf(takeEvents, "unsaid", stub, "none"))},
-		{"dispatches", r.Ages.Dispatches, r.statement(takeDispatches)},
-		{"analyses", r.Ages.Analyses, r.statement(takeAnalyses)},
-		{"audio", r.Ages.Audio, r.audio},
-		{"rejections", r.Ages.Rejections, r.statement(takeRejections)},
-		{"audit", r.Ages.Audit, r.audit},
-	} {
-		if kind.age == 0 {
-			continue
+	kinds, err := r.kinds(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return removed, true, nil //nolint:nilerr // that the time ran out is no error
+	case locked(err):
+		return removed, false, nil // the next run comes soon enough
+	case err != nil:
+		return removed, false, err
+	}
+	if err := r.begin(ctx, kinds); err != nil {
+		return removed, false, err
+	}
+	for _, k := range kinds {
+		var failure error
+		for _, next := range k.takes {
+			var n int64
+			n, failure = r.drain(ctx, k.age, next)
+			removed[k.name] += n
+			if failure != nil {
+				break
+			}
 		}
-		n, err := r.drain(ctx, kind.age, kind.take)
-		removed[kind.name] += n
 		if ctx.Err() != nil {
 			return removed, true, errors.Join(errs...)
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("retention of %s: %w", kind.name, err))
+		if locked(failure) {
+			continue
+		}
+		if failure != nil {
+			errs = append(errs, fmt.Errorf("retention of %s: %w", k.name, failure))
+		}
+		if err := r.note(ctx, k.name, failure == nil); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return removed, false, errors.Join(errs...)
 }
 
+// kind is one of the things that have an age.
+type kind struct {
+	name  string
+	age   time.Duration
+	takes []take
+}
+
+// kinds are those with an age, in the order in which they are done.
+func (r *Retention) kinds(ctx context.Context) ([]kind, error) {
+	var (
+		events []int64
+		since  time.Time
+	)
+	if a := r.Ages; a.Transcripts > 0 || a.Payloads > 0 || a.Dispatches > 0 || a.Analyses > 0 {
+		if err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, gently); err != nil {
+				return err
+			}
+			return tx.QueryRow(ctx, busy).Scan(&events, &since)
+		}); err != nil {
+			return nil, fmt.Errorf("looking for events that something is still done for: %w", err)
+		}
+	}
+	of := func(sql string) take { return r.statement(sql, events, since) }
+	var list []kind
+	for _, k := range []kind{
+		{"transcripts", r.Ages.Transcripts, []take{of(fmt.Sprintf(takeEvents, "all", "payload = without_said(payload)", "unsaid"))}},
+		{"payloads", r.Ages.Payloads, []take{of(fmt.Sprintf(takeEvents, "all", stub, "none")), of(fmt.Sprintf(takeEvents, "unsaid", stub, "none"))}},
+		{"dispatches", r.Ages.Dispatches, []take{of(takeDispatches)}},
+		{"analyses", r.Ages.Analyses, []take{of(takeAnalyses)}},
+		{"audio", r.Ages.Audio, []take{r.audio}},
+		{"rejections", r.Ages.Rejections, []take{r.statement(takeRejections)}},
+		{"audit", r.Ages.Audit, []take{r.audit}},
+	} {
+		if k.age > 0 {
+			list = append(list, k)
+		}
+	}
+	return list, nil
+}
+
 // stub is what an emptied body becomes.
 const stub = `payload = '{"removed": "retention"}'`
+
+// gently begins a transaction of retention: it waits for locks only for an
+// instant and never for the disk, as what a crash takes back is taken again.
+const gently = `set local lock_timeout = '100ms'; set local statement_timeout = '10s'; set local synchronous_commit = off`
 
 // drain takes batches of a kind until there is none left.
 func (r *Retention) drain(ctx context.Context, age time.Duration, next take) (total int64, err error) {
@@ -214,18 +282,13 @@ func (r *Retention) drain(ctx context.Context, age time.Duration, next take) (to
 		began := time.Now()
 		var b batch
 		err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) (err error) {
-			// What a crash takes back is taken again: nobody waits for the disk.
-			if _, err = tx.Exec(ctx, `
-				set local lock_timeout = '100ms'; set local statement_timeout = '10s'; set local synchronous_commit = off`); err != nil {
+			if _, err = tx.Exec(ctx, gently); err != nil {
 				return err
 			}
 			b, err = next(ctx, tx, age.Microseconds(), from)
 			return err
 		})
 		if err != nil {
-			if busy(err) {
-				return total, nil // the next run comes soon enough
-			}
 			return total, err
 		}
 		total += b.taken
@@ -242,16 +305,16 @@ func (r *Retention) drain(ctx context.Context, age time.Duration, next take) (to
 	}
 }
 
-// busy reports whether a lock was not to be had in time.
-func busy(err error) bool {
+// locked reports whether a table or row was not to be had in time.
+func locked(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && e.Code == "55P03"
 }
 
-func (r *Retention) statement(sql string) take {
+func (r *Retention) statement(sql string, more ...any) take {
 	return func(ctx context.Context, tx pgx.Tx, age int64, from place) (b batch, err error) {
 		var last pgtype.Timestamptz
-		err = tx.QueryRow(ctx, sql, age, r.Pace.Batch, from.at, from.id).Scan(&b.seen, &last, &b.last.id, &b.taken)
+		err = tx.QueryRow(ctx, sql, append([]any{age, r.Pace.Batch, from.at, from.id}, more...)...).Scan(&b.seen, &last, &b.last.id, &b.taken)
 		b.last.at = last.Time
 		return b, err
 	}

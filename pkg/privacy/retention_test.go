@@ -218,8 +218,18 @@ func TestRetentionOfAudioGoesOn(t *testing.T) {
 	if got := text(t, pool, `select count(*) from call_audio`); got != "3" {
 		t.Errorf("%s rows of 3 are left", got)
 	}
+	stands := `select string_agg(kind || ' ' || (finished_at is not null) || ' ' || (failing_since is not null), ', ' order by kind) from retention_kinds`
+	if got := text(t, pool, stands); got != "audio false true, rejections true false" {
+		t.Errorf("written down: %s", got)
+	}
 	audio.fails = nil
 	run(t, r)
+	if got := text(t, pool, stands); got != "audio true false, rejections true false" {
+		t.Errorf("written down afterwards: %s", got)
+	}
+	if run(t, retention(pool, audio, privacy.Ages{})); text(t, pool, stands) != "NULL" {
+		t.Errorf("without ages there is %s", text(t, pool, stands))
+	}
 	if got := text(t, pool, `select count(*) from call_audio`); got != "0" || len(audio.deleted) != 3 {
 		t.Errorf("%s rows are left, deleted %v", got, audio.deleted)
 	}
@@ -253,8 +263,10 @@ func TestRetentionStops(t *testing.T) {
 		done <- fmt.Sprint(more, err)
 	}()
 	for text(t, pool, `select count(*) from webhook_events where body_kept = 'none'`) != "2" {
-		if t.Context().Err() != nil {
-			t.Fatal("no batch was done")
+		select {
+		case got := <-done:
+			t.Fatalf("no batch was done: %s", got)
+		default:
 		}
 	}
 	cancel()
