@@ -216,6 +216,11 @@ func TestAxe(t *testing.T) {
 	dead := h.send(body("conv_dead", "Сколько стоит квартира?", nil))
 	h.kill(dead, "model-503")
 	h.sampleRejections()
+	h.exec(`insert into import_days (day, upstream, present, imported, failed) values (current_date, 12, 9, 2, 1)`)
+	b.open("/")
+	if text := eval[string](b, `document.querySelector('a[href="/system#upstream"]').textContent`); !strings.Contains(text, "12 there, 11 here, 2 imported") {
+		t.Errorf("the overview says of ElevenLabs' calls: %s", text)
+	}
 	for _, theme := range []string{"light", "dark"} {
 		b.choose("theme", theme)
 		for _, path := range pages(h.sampleCall()) {

@@ -11,6 +11,7 @@ import (
 	"postcall/pkg/access"
 	"postcall/pkg/admin"
 	"postcall/pkg/archive"
+	"postcall/pkg/backfill"
 	"postcall/pkg/call"
 	"postcall/pkg/postgres"
 )
@@ -104,5 +105,17 @@ func (d *Dashboard) audit(c echo.Context) error {
 // system shows how every part of the installation stands, and what to do where
 // one does not.
 func (d *Dashboard) system(c echo.Context) error {
-	return d.render(c, http.StatusOK, "system.html", d.page(c, "system.title", "system", d.API.Health(c.Request().Context())))
+	ctx := c.Request().Context()
+	view := struct {
+		admin.Health
+		Days []backfill.Day // the newest first
+	}{Health: d.API.Health(ctx)}
+	// Without a database there is nothing to be told of imports, and Health says so.
+	if imports, err := d.API.Imports(ctx); err == nil {
+		view.Days = imports.Days
+		slices.Reverse(view.Days)
+	} else if call.CodeOf(err) != call.Unavailable {
+		return err
+	}
+	return d.render(c, http.StatusOK, "system.html", d.page(c, "system.title", "system", view))
 }

@@ -67,13 +67,17 @@ type agentRow struct {
 
 // system is how the installation stands.
 type system struct {
-	Received, Analysed     int64
-	Waiting, Dead          int64
-	OldestSeconds          float64
-	Paused                 bool
-	Rejected               int
-	SpoolEntries           int64
-	SpoolBytes, SpoolLimit int64
+	Received, Analysed int64
+	Waiting, Dead      int64
+	OldestSeconds      float64
+	Paused             bool
+	Rejected           int
+	// Upstream are the calls that ElevenLabs has of the days that were looked at
+	// last, a week at most; Here those of them that are here, of which Imported
+	// were fetched. All are 0 where nobody looks.
+	Upstream, Here, Imported int
+	SpoolEntries             int64
+	SpoolBytes, SpoolLimit   int64
 }
 
 // successes are the outcomes of a call that came to something, losses of one
@@ -315,6 +319,13 @@ func (d *Dashboard) standing(ctx context.Context, s *archive.Stats) (system, err
 		if r.At.After(s.From) {
 			v.Rejected++
 		}
+	}
+	imports, err := d.API.Imports(ctx)
+	if err != nil {
+		return v, err
+	}
+	for _, day := range imports.Days[max(0, len(imports.Days)-7):] {
+		v.Upstream, v.Here, v.Imported = v.Upstream+day.Upstream, v.Here+day.Here, v.Imported+day.Imported
 	}
 	w := d.API.Backlog.Waiting()
 	v.SpoolEntries, v.SpoolBytes, v.SpoolLimit = w.Entries, w.Bytes, w.MaxBytes
