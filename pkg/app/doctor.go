@@ -133,7 +133,8 @@ func examineUpstream(ctx context.Context, u config.Upstream, x Examination) []ex
 		return []export.Finding{broken("Look at the way from here to "+u.ElevenLabsURL+", at status.elevenlabs.io, and at ELEVENLABS_BASE_URL.", "ElevenLabs: %v", err)}
 	}
 	list := []export.Finding{fine("ElevenLabs answers, and takes the key")}
-	list = append(list, clock("ElevenLabs'", at.Sub(asked)-took/2))
+	// Their clock is told in whole seconds, cut off.
+	list = append(list, clock("ElevenLabs'", at.Sub(asked)+500*time.Millisecond-took/2))
 	hooks, err := api.Webhooks(ctx)
 	if err != nil {
 		return append(list, doubtful("Give the key the right to read the workspace's webhooks (an admin's key has it).", "the workspace's webhooks cannot be read: %v", err))

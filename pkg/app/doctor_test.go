@@ -44,7 +44,7 @@ func TestDoctor(t *testing.T) {
 		"no webhook":                {func(s *state) { s.eleven.PostCall = "" }, "no post-call webhook is set", "choose a post-call webhook"},
 		"wrong key":                 {func(s *state) { s.env["ELEVENLABS_API_KEY"] = "sk_wrong" }, "refuses ELEVENLABS_API_KEY", "Make another key"},
 		"their clock": {func(s *state) { s.eleven.Skew = 10 * time.Minute },
-			"this machine's clock is 10m0s behind ElevenLabs'", "Synchronise"},
+			" behind ElevenLabs'", "Synchronise"},
 		"no database":  {func(s *state) { s.env["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/none" }, "the database does not answer", "Look at PostgreSQL"},
 		"old schema":   {func(s *state) { s.old = true }, "and this program wants", "postcall migrate up"},
 		"no model key": {func(s *state) { s.env["OPENAI_API_KEY"] = "sk-wrong" }, "the model server refuses", "OPENAI_API_KEY"},
