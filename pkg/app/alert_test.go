@@ -41,6 +41,13 @@ func (b *mailbox) refuse() bool {
 	return b.fails >= 0
 }
 
+// fail makes so many of the next times fail.
+func (b *mailbox) fail(times int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fails = times
+}
+
 func (b *mailbox) take(text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -256,7 +263,7 @@ func TestAlertsOfWorkers(t *testing.T) {
 func TestTryingAlerts(t *testing.T) {
 	t.Parallel()
 	to := channels(t, 0)
-	to.boxes["mail"].fails = 1
+	to.boxes["mail"].fail(1)
 	settings := func(env map[string]string) config.Alerts {
 		t.Helper()
 		c, err := config.LoadAlerts(t.Context(), config.Map(env, nil))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,13 +100,13 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			asked := 0
+			var requests atomic.Int64
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("xi-api-key") != "sk_secret" {
 					t.Error("asked without the key")
 				}
-				if asked++; asked <= len(test.answers) {
-					test.answers[asked-1](w)
+				if n := int(requests.Add(1)); n <= len(test.answers) {
+					test.answers[n-1](w)
 				}
 				_, _ = io.WriteString(w, `{"conversations": [], "has_more": false}`)
 			}))
@@ -118,6 +119,7 @@ func TestFaults(t *testing.T) {
 			case err != nil && (strings.Contains(err.Error(), "sk_secret") || strings.Contains(err.Error(), secret)):
 				t.Errorf("it tells: %v", err)
 			}
+			asked := int(requests.Load())
 			if asked != test.asked || time.Since(began) < test.waits {
 				t.Errorf("asked %d times within %s, want %d and %s", asked, time.Since(began), test.asked, test.waits)
 			}
