@@ -300,11 +300,14 @@ func (r *reader) unindexed(ctx context.Context) (clauses []*clause, err error) {
 		}
 		clauses = append(clauses, c)
 	}
+	if len(settled) == 0 {
+		return clauses, nil
+	}
 	due, err := r.due(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(settled) > 0 && len(due) > 0 {
+	if len(due) > 0 {
 		c := r.plan.events()
 		c.and("e.id = any(?::bigint[])", due)
 		if len(r.plan.States) > 0 {

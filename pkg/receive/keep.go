@@ -82,22 +82,10 @@ func (k *Keeper) Redeliver(ctx context.Context, entry spool.Entry) error {
 	if k.Committer == nil {
 		return call.Errorf(call.Unavailable, "there is no database")
 	}
-	b, err := openSpooled(entry)
-	if err != nil {
-		return err
-	}
-	d := &delivery{began: entry.ReceivedAt, requestID: entry.RequestID, secret: entry.Secret, bytes: b.size}
-	kept, err := k.store(ctx, d, b, call.SourceSpool)
-	if cerr := b.closeSpooled(); err == nil {
-		err = cerr
-	}
+	_, err := k.restore(ctx, entry, call.SourceSpool, "drained")
 	if err != nil {
 		return fmt.Errorf("storing a spooled delivery: %w", err)
 	}
-	k.Log.Info("delivery", zap.String("verdict", "drained"), zap.String("request_id", d.requestID),
-		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate), zap.Bool("erased", kept.Erased),
-		zap.String("type", string(d.event.Type)), zap.String("call", call.Digest(d.event.ConversationID)),
-		zap.Int64("bytes", d.bytes), zap.Duration("waited_ms", time.Since(entry.ReceivedAt)))
 	return nil
 }
 
@@ -105,21 +93,32 @@ func (k *Keeper) Redeliver(ctx context.Context, entry spool.Entry) error {
 // would have brought; entry.ReceivedAt is when it would have come. An Unavailable
 // error asks to come back later.
 func (k *Keeper) Import(ctx context.Context, entry spool.Entry) (Kept, error) {
+	kept, err := k.restore(ctx, entry, call.SourceImport, "imported")
+	if err != nil {
+		return kept, fmt.Errorf("storing an imported call: %w", err)
+	}
+	return kept, nil
+}
+
+// restore stores an entry that nobody waits for at the other end, and logs it
+// under a verdict.
+func (k *Keeper) restore(ctx context.Context, entry spool.Entry, source call.Source, verdict string) (Kept, error) {
 	b, err := openSpooled(entry)
 	if err != nil {
 		return Kept{}, err
 	}
-	d := &delivery{began: entry.ReceivedAt, requestID: entry.RequestID, bytes: b.size}
-	kept, err := k.store(ctx, d, b, call.SourceImport)
+	d := &delivery{began: entry.ReceivedAt, requestID: entry.RequestID, secret: entry.Secret, bytes: b.size}
+	kept, err := k.store(ctx, d, b, source)
 	if cerr := b.closeSpooled(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return kept, fmt.Errorf("storing an imported call: %w", err)
+		return kept, err
 	}
-	k.Log.Info("delivery", zap.String("verdict", "imported"), zap.String("request_id", d.requestID),
+	k.Log.Info("delivery", zap.String("verdict", verdict), zap.String("request_id", d.requestID),
 		zap.Int64("event_id", kept.EventID), zap.Bool("duplicate", kept.Duplicate), zap.Bool("erased", kept.Erased),
-		zap.String("type", string(d.event.Type)), zap.String("call", call.Digest(d.event.ConversationID)), zap.Int64("bytes", d.bytes))
+		zap.String("type", string(d.event.Type)), zap.String("call", call.Digest(d.event.ConversationID)), zap.Int64("bytes", d.bytes),
+		zap.Duration("waited_ms", time.Since(entry.ReceivedAt)))
 	return kept, nil
 }
 
