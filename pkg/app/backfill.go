@@ -15,7 +15,6 @@ import (
 	"postcall/pkg/backfill"
 	"postcall/pkg/config"
 	"postcall/pkg/elevenlabs/workspace"
-	"postcall/pkg/postgres"
 	"postcall/pkg/receive"
 	"postcall/pkg/telemetry"
 )
@@ -57,19 +56,11 @@ func (w *Worker) importing(workers *river.Workers) (every time.Duration, err err
 // nothing is fetched or recorded. The run says what was done also when it ended
 // early, with an error.
 func Import(ctx context.Context, c config.Import, window backfill.Window, dry bool, log *zap.Logger, progress func(backfill.Tally)) (run backfill.Run, err error) {
-	pool, err := postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall import", receiveConns, time.Minute)
+	pool, err := connect(ctx, c.DatabaseURL, "postcall import", receiveConns, time.Minute)
 	if err != nil {
 		return run, err
 	}
 	defer pool.Close()
-	starting, cancel := context.WithTimeout(ctx, startup)
-	defer cancel()
-	if err := postgres.Wait(starting, pool); err != nil {
-		return run, err
-	}
-	if err := migrated(starting, pool); err != nil {
-		return run, err
-	}
 	recordings, err := openAudio(ctx, c.Keeping)
 	if err != nil {
 		return run, err

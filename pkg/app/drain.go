@@ -8,7 +8,6 @@ import (
 	"go.uber.org/zap"
 
 	"postcall/pkg/config"
-	"postcall/pkg/postgres"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
@@ -27,19 +26,11 @@ type Drained struct {
 // to it. progress is called after each entry with what is done and what was
 // there; it may be nil.
 func Drain(ctx context.Context, c config.Drain, log *zap.Logger, progress func(done, total int64)) (_ Drained, err error) {
-	pool, err := postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall spool drain", receiveConns, 2*patience)
+	pool, err := connect(ctx, c.DatabaseURL, "postcall spool drain", receiveConns, 2*patience)
 	if err != nil {
 		return Drained{}, err
 	}
 	defer pool.Close()
-	waiting, cancel := context.WithTimeout(ctx, startup)
-	defer cancel()
-	if err := postgres.Wait(waiting, pool); err != nil {
-		return Drained{}, err
-	}
-	if err := migrated(ctx, pool); err != nil {
-		return Drained{}, err
-	}
 	recordings, err := openAudio(ctx, c.Keeping)
 	if err != nil {
 		return Drained{}, err

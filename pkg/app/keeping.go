@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river/rivertype"
@@ -10,11 +11,32 @@ import (
 
 	"postcall/pkg/audio"
 	"postcall/pkg/config"
+	"postcall/pkg/postgres"
 	"postcall/pkg/queue"
 	"postcall/pkg/receive"
 	"postcall/pkg/spool"
 	"postcall/pkg/telemetry"
 )
+
+// connect opens a pool for a command, once the database answers and its schema
+// is as this program wants it.
+func connect(ctx context.Context, address config.Secret, name string, conns int32, statement time.Duration) (*pgxpool.Pool, error) {
+	pool, err := postgres.Pool(ctx, address.Reveal(), name, conns, statement)
+	if err != nil {
+		return nil, err
+	}
+	starting, cancel := context.WithTimeout(ctx, startup)
+	defer cancel()
+	if err := postgres.Wait(starting, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if err := migrated(starting, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
 
 // What follows sets up where deliveries are kept, for ingest and for draining
 // its spool by hand.

@@ -15,7 +15,6 @@ import (
 	"postcall/pkg/audio"
 	"postcall/pkg/config"
 	"postcall/pkg/export/markdown"
-	"postcall/pkg/postgres"
 	"postcall/pkg/privacy"
 )
 
@@ -68,15 +67,7 @@ func OpenArchive(ctx context.Context, c config.Privacy, log *zap.Logger) (_ *Arc
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	if a.pool, err = postgres.Pool(ctx, c.DatabaseURL.Reveal(), "postcall privacy", privacyConns, privacyStatement); err != nil {
-		return nil, err
-	}
-	starting, cancel := context.WithTimeout(ctx, startup)
-	defer cancel()
-	if err := postgres.Wait(starting, a.pool); err != nil {
-		return nil, err
-	}
-	if err := migrated(starting, a.pool); err != nil {
+	if a.pool, err = connect(ctx, c.DatabaseURL, "postcall privacy", privacyConns, privacyStatement); err != nil {
 		return nil, err
 	}
 	if a.audio, err = audio.Open(ctx, c.AudioURL); err != nil {
