@@ -134,6 +134,15 @@ func TestPhone(t *testing.T) {
 		{Role: call.RoleUser, Text: "и 00 02"},
 	}}
 	collected := &call.Conversation{Collected: []call.DataPoint{{ID: "Phone-Number", Value: new("8 (999) 000-00-03")}}}
+	dictated := &call.Conversation{Turns: []call.Turn{
+		{Role: call.RoleUser, Text: "Минуту. Плюс семь, девятьсот девяносто девять,"},
+		{Role: call.RoleAgent, Text: "Да, записываю, один момент."},
+		{Role: call.RoleUser, Text: "сто двадцать три, сорок пять, ноль семь."},
+	}}
+	mixed := &call.Conversation{Turns: []call.Turn{
+		{Role: call.RoleUser, Text: "8 999 123"},
+		{Role: call.RoleUser, Text: "ещё один раз: 45 07"},
+	}}
 	fromEvent := &call.Conversation{ExternalNumber: "79990000004", Turns: said.Turns}
 	inText := &call.Conversation{Collected: []call.DataPoint{{ID: "intent", Value: new("звонить на 8 999 000-00-05")}}}
 	inDigits := &call.Conversation{Collected: []call.DataPoint{{ID: "order", Value: new("8 999 000-00-05 12345")}}}
@@ -142,7 +151,13 @@ func TestPhone(t *testing.T) {
 		c             *call.Conversation
 		claimed, want string
 	}{
-		"said in parts":           {said, "+79990000002", "+79990000002"},
+		"said in parts": {said, "+79990000002", "+79990000002"},
+		"said in words": {dictated, "+79991234507", "+79991234507"},
+		"said and claimed in words": {
+			dictated, "плюс семь девятьсот девяносто девять сто двадцать три сорок пять ноль семь", "+79991234507",
+		},
+		"a number word between":   {mixed, "+79991234507", "+79991234507"},
+		"words, but others":       {dictated, "+79991234508", ""},
 		"made up":                 {said, "+79995553535", ""},
 		"the company's":           {said, "+74950000001", ""},
 		"collected":               {collected, "", "+79990000003"},

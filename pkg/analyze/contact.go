@@ -10,6 +10,7 @@ import (
 	"github.com/nyaruka/phonenumbers"
 
 	"postcall/pkg/call"
+	"postcall/pkg/redact"
 )
 
 // DefaultRegion is the country of a phone number that is said without its
@@ -47,15 +48,16 @@ func NormalPhone(raw, region string) (string, bool) {
 //
 //  1. the number that the telephony told (Conversation.ExternalNumber);
 //  2. else claimed, what a model read, but only if its digits occur in what a
-//     user said or in what ElevenLabs collected, and not the agent's own: a
-//     number for joining records must not be one that a model, or somebody who
-//     talked to it, made up;
+//     user said, in digits or in words, or in what ElevenLabs collected, and not
+//     the agent's own: a number for joining records must not be one that a model,
+//     or somebody who talked to it, made up;
 //  3. else a value that ElevenLabs collected under a name like phone.
 func Phone(c *call.Conversation, region, claimed string) *string {
 	if n, ok := NormalPhone(c.ExternalNumber, region); ok {
 		return &n
 	}
-	if n, ok := NormalPhone(claimed, region); ok && numberTold(c, n, call.RoleUser) {
+	// Where personal data was masked, a number comes back as it was said.
+	if n, ok := NormalPhone(redact.InDigits(claimed), region); ok && numberTold(c, n, call.RoleUser) {
 		if own, known := NormalPhone(c.AgentNumber, region); !known || own != n {
 			return &n
 		}
@@ -74,9 +76,10 @@ type Said struct {
 	Turn   int
 }
 
-// SaidPhones finds the phone numbers that users said in digits, each once, in
-// their order. The agent's own number is none, nor is one that an agent said
-// first: who reads a number back only repeats the company's.
+// SaidPhones finds the phone numbers that users said, in digits or in words,
+// each within one turn, each once, in their order. The agent's own number is
+// none, nor is one that an agent said first: who reads a number back only
+// repeats the company's.
 func SaidPhones(c *call.Conversation, region string) []Said {
 	var list []Said
 	heard := map[string]bool{}
@@ -84,7 +87,7 @@ func SaidPhones(c *call.Conversation, region string) []Said {
 		heard[own] = true
 	}
 	for _, t := range c.Turns {
-		for _, raw := range phoneLike.FindAllString(t.Text, -1) {
+		for _, raw := range phoneLike.FindAllString(redact.InDigits(t.Text), -1) {
 			n, ok := NormalPhone(raw, region)
 			if !ok || heard[n] {
 				continue
@@ -108,13 +111,16 @@ func numberTold(c *call.Conversation, e164 string, roles ...call.Role) bool {
 		return false
 	}
 	national := phonenumbers.GetNationalSignificantNumber(n)
-	var said strings.Builder
+	// In digits alone as well: a word such as "один" may stand between two parts
+	// of a number without belonging to it.
+	var written, spoken strings.Builder
 	for _, t := range c.Turns {
 		if slices.Contains(roles, t.Role) {
-			said.WriteString(digits(t.Text))
+			written.WriteString(digits(t.Text))
+			spoken.WriteString(digits(redact.InDigits(t.Text)))
 		}
 	}
-	if strings.Contains(said.String(), national) {
+	if strings.Contains(written.String(), national) || strings.Contains(spoken.String(), national) {
 		return true
 	}
 	for _, d := range c.Collected {

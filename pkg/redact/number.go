@@ -192,6 +192,23 @@ func snils(d string) bool {
 	return d[:9] > "001001998" && control == int(d[9]-'0')*10+int(d[10]-'0')
 }
 
+// InDigits gives a text with the numbers that are said in words in digits:
+// "восемь девятьсот девяносто девять, ноль два" is "8 999, 0 2", "плюс семь" is "+7".
+func InDigits(s string) string {
+	var b strings.Builder
+	at := 0
+	for _, g := range groupsOf(s, nil) {
+		b.WriteString(s[at:g.start])
+		if g.plus {
+			b.WriteByte('+')
+		}
+		b.WriteString(g.digits)
+		at = g.end
+	}
+	b.WriteString(s[at:])
+	return b.String()
+}
+
 // groupsOf reads a text as groups: runs of digits, and number words put
 // together.
 func groupsOf(s string, taken []Span) []group {

@@ -179,6 +179,24 @@ func TestMadeCalls(t *testing.T) {
 	}
 }
 
+func TestInDigits(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"Восемь, девятьсот девяносто девять, ноль два":        "8, 999, 0 2",
+		"плюс семь (девятьсот девяносто девять) три ноля, 02": "+7 (999) 000, 02",
+		"+ 7 999 000-00-02": "+7 999 000-00-02",
+		"двухкомнатная, пятьдесят пять метров": "двухкомнатная, 55 метров",
+		"один":        "1",
+		"плюс":        "плюс",
+		"a\xffb пять": "a\xffb 5",
+		"":            "",
+	} {
+		if got := redact.InDigits(text); got != want {
+			t.Errorf("%q became %q, not %q", text, got, want)
+		}
+	}
+}
+
 func walk(v any, key string, f func(key, text string)) {
 	switch v := v.(type) {
 	case map[string]any:

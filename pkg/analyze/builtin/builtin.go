@@ -21,7 +21,7 @@
 //	recommendations  what follows from the outcome, and failed tools
 //	client_name      the agent's own variables or collected data
 //	phone            the telephony, collected data, or the only number that the
-//	                 customer said in digits
+//	                 customer said
 //
 // The same conversation always gives the same result.
 package builtin
@@ -43,7 +43,7 @@ const Name = "builtin"
 
 // PromptVersion stands in stored results for the rules of this package. It
 // changes when they do.
-const PromptVersion = "builtin/2"
+const PromptVersion = "builtin/3"
 
 // Options are what can be set.
 type Options struct {

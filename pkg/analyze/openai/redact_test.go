@@ -52,6 +52,29 @@ func TestRedacted(t *testing.T) {
 	}
 }
 
+// A number that was dictated in words comes back in words, and is a number to
+// call all the same.
+func TestRedactedInWords(t *testing.T) {
+	t.Parallel()
+	a, server := setup(t, func(o *Options) { o.Redact = true }, openaitest.Answer(func(a map[string]any) {
+		a["phone"] = "[PHONE_1]"
+		a["criteria"], a["evidence"] = []any{}, []any{}
+	}))
+	c := analyzetest.Conversation()
+	c.ExternalNumber = ""
+	c.Turns[4].Text = "Восемь девятьсот девяносто девять сто двадцать три сорок пять шестьдесят семь."
+	got, err := a.Analyze(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body := string(server.Requests()[0].Body); strings.Contains(body, "девяносто девять") || !strings.Contains(body, "[PHONE_1]") {
+		t.Error("the number left for the server")
+	}
+	if got.Result.Phone == nil || *got.Result.Phone != "+79991234567" {
+		t.Errorf("phone is %v", got.Result.Phone)
+	}
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
