@@ -23,7 +23,6 @@ import (
 	"postcall/pkg/archive"
 	"postcall/pkg/config"
 	"postcall/pkg/queue"
-	"postcall/pkg/work"
 )
 
 // Measured is what was found on one database.
@@ -384,18 +383,21 @@ func (h *house) indexed(ctx context.Context) error {
 }
 
 // nothing is a job that does nothing.
-type nothing struct {
-	river.WorkerDefaults[queue.Analyze]
+type nothing[T river.JobArgs] struct {
+	river.WorkerDefaults[T]
 }
 
-func (nothing) Work(context.Context, *river.Job[queue.Analyze]) error { return nil }
+func (nothing[T]) Work(context.Context, *river.Job[T]) error { return nil }
 
 // noOps has as many jobs of River worked that do nothing, by a client with the
 // worker's settings.
 func (h *house) noOps(ctx context.Context) (d Drain, err error) {
 	workers := river.NewWorkers()
-	river.AddWorker(workers, nothing{})
-	river.AddWorker(workers, &work.Reconcile{Pool: h.pool, Log: zap.NewNop()})
+	river.AddWorker(workers, nothing[queue.Analyze]{})
+	// What the client orders of itself does nothing either.
+	river.AddWorker(workers, nothing[queue.Reconcile]{})
+	river.AddWorker(workers, nothing[queue.Retention]{})
+	river.AddWorker(workers, nothing[queue.CheckAlerts]{})
 	client, err := queue.NewWorker(h.pool, queue.Options{Workers: workers, Analyses: h.concurrency, Timeout: time.Minute, SoftStop: 10 * time.Second})
 	if err != nil {
 		return d, err
