@@ -308,7 +308,7 @@ func safeJSON(body []byte) string {
 	return string(body)
 }
 
-// With ANALYZE_AUTO off calls are kept and nothing is queued.
+// With ANALYZE_AUTO off calls are kept and measured, and nothing is queued.
 func TestWithoutAuto(t *testing.T) {
 	t.Parallel()
 	i := install(t, nil, map[string]string{"ANALYZE_AUTO": "false"})
@@ -319,6 +319,17 @@ func TestWithoutAuto(t *testing.T) {
 	}
 	if got := i.text(`select count(*) from river_job where kind = 'analyze'`); got != "0" {
 		t.Errorf("%s jobs", got)
+	}
+	// One whose body was taken away with age has nothing to be measured.
+	if _, err := i.pool.Exec(t.Context(), `
+		insert into webhook_events (event_type, event_timestamp, payload, dedup_key)
+		values ('post_call_transcription', 1, '{"removed": "retention"}', 'emptied')`); err != nil {
+		t.Fatal(err)
+	}
+	i.worker()
+	i.wait("0", `select count(*) from webhook_events where metrics is null`)
+	if got := i.text(`select string_agg(analysis_state || ' ' || coalesce(metrics ->> 'turns', 'nothing'), ',' order by id) from webhook_events`); got != "none 2,none nothing" {
+		t.Errorf("measured: %s", got)
 	}
 }
 

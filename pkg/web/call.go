@@ -139,9 +139,9 @@ func (v *oneCall) read() {
 		v.fields(v.Corrections)
 	}
 	if v.Metrics == nil && len(e.Metrics) > 0 {
-		var m call.Metrics
+		var m *call.Metrics // JSON's null where there was nothing to measure
 		if json.Unmarshal(e.Metrics, &m) == nil {
-			v.Metrics = &m
+			v.Metrics = m
 		}
 	}
 	v.history()

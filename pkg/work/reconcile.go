@@ -16,7 +16,8 @@ import (
 // Reconcile works the reconcile jobs: an event whose analysis was given up
 // without its worker's doing (killed in its last attempt, cancelled or
 // discarded by hand) is marked dead, so that it is seen. What is kept of long
-// calls that nobody went on with is dropped.
+// calls that nobody went on with is dropped, and calls that nobody analyses are
+// measured.
 type Reconcile struct {
 	river.WorkerDefaults[queue.Reconcile]
 
@@ -38,5 +39,8 @@ func (w *Reconcile) Work(ctx context.Context, _ *river.Job[queue.Reconcile]) err
 	for _, id := range ids {
 		w.Log.Error("analysis given up without its worker", zap.Int64("event_id", id), zap.String("state", string(call.StateDead)))
 	}
-	return postgres.ForgetPartsBefore(ctx, w.Pool, keptParts)
+	if err := postgres.ForgetPartsBefore(ctx, w.Pool, keptParts); err != nil {
+		return err
+	}
+	return measure(ctx, w.Pool)
 }
