@@ -67,18 +67,22 @@ func EarlierDispatches(ctx context.Context, db DB, eventID, analysisID int64, ta
 				count(*) filter (where status = 'refused') as refused
 			from crm_dispatches
 			where analysis_id = $2 and target = $3
+		), of_call as materialized ( -- else all there are would be read, the newest first
+			select id, analysis_id, status, response_text
+			from crm_dispatches
+			where target = $3 and event_id = any(array(
+				select $1
+				union
+				select same.id from webhook_events e
+				join webhook_events same using (conversation_id)
+				where e.id = $1 and e.conversation_id <> ''))
 		)
 		select delivered, arrived, refused, coalesce((
-			select coalesce(d.analysis_id, -1)
-			from crm_dispatches d
-			where d.target = $3
-				and (d.status in ('delivered', 'accepted') or d.analysis_id is null and d.response_text ~ $4)
-				and d.analysis_id is distinct from $2
-				and (d.event_id = $1 or d.event_id in (
-					select same.id from webhook_events e
-					join webhook_events same using (conversation_id)
-					where e.id = $1 and e.conversation_id <> ''))
-			order by d.id desc limit 1), 0)
+			select coalesce(analysis_id, -1)
+			from of_call
+			where (status in ('delivered', 'accepted') or analysis_id is null and response_text ~ $4)
+				and analysis_id is distinct from $2
+			order by id desc limit 1), 0)
 		from own`, eventID, analysisID, target, takenByNode).Scan(&e.Delivered, &e.Arrived, &e.Refused, &e.CallDelivered)
 	return e, failed("looking for earlier dispatches", err)
 }
