@@ -62,8 +62,9 @@ at once, and a PostgreSQL with fsync on, all started here on 127.0.0.1.
 
 Both on an empty database and on one that holds many analysed calls. Sender, ingest,
 worker, model and PostgreSQL share this machine's processors. Transcripts are of 14 KB and
-hold words about as often as speech does. Each call must end with exactly one analysis, or the program ends with 1. The data is in a temporary
-directory: set TMPDIR to choose the disk.`,
+hold words about as often as speech does. Each call must end with exactly one analysis,
+or the program ends with 1. All of it takes about half an hour. The data is in a
+temporary directory: set TMPDIR to choose the disk.`,
 		Example: `  go run ./bench/worker
   go run ./bench/worker --archive 0 --backlog 2000 --steady 5s     a sketch`,
 		Args:         cobra.NoArgs,
@@ -77,7 +78,7 @@ directory: set TMPDIR to choose the disk.`,
 	f.IntVar(&o.archive, "archive", 1_000_000, "analysed calls that the full database holds; 0 leaves that part out")
 	f.IntVar(&o.concurrency, "concurrency", 16, "analyses at once, and River jobs at once")
 	f.IntVar(&o.rounds, "rounds", 3, "how often a backlog is worked off, of each in turn")
-	f.DurationVar(&o.limit, "limit", 30*time.Minute, "when to give up")
+	f.DurationVar(&o.limit, "limit", time.Hour, "when to give up")
 	f.StringVar(&o.pprof, "pprof", "", "also write a processor profile of this process to this file; sender and model are in it")
 	f.StringVar(&o.jsonPath, "json", "", "also write the figures to this file, as JSON")
 	return c

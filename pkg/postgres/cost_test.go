@@ -60,7 +60,7 @@ func TestRowsReadForOneCall(t *testing.T) {
 		"InsertDispatch": func(ctx context.Context, tx pgx.Tx, id int64) error {
 			return postgres.InsertDispatch(ctx, tx, &postgres.Dispatch{EventID: id, AnalysisID: id, Target: call.TargetMarkdown, Status: postgres.DispatchSending})
 		},
-		"Unmeasured": func(ctx context.Context, tx pgx.Tx, id int64) error {
+		"Unmeasured": func(ctx context.Context, tx pgx.Tx, _ int64) error {
 			_, err := postgres.Unmeasured(ctx, tx, 10)
 			return err
 		},
