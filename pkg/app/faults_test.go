@@ -164,8 +164,8 @@ func (f fault) happens(t *testing.T) string {
 	if n := asked; n != f.requests {
 		t.Errorf("the model was asked %d times, want %d", n, f.requests)
 	}
-	if metrics := one("metrics"); metrics != "NULL" {
-		t.Errorf("metrics without an analysis: %s", metrics)
+	if turns := one("metrics ->> 'turns'"); turns != "2" {
+		t.Errorf("the call was measured without its analysis: %s turns, want 2", turns)
 	}
 	isPaused := i.text(`select paused_at is not null from river_queue where name = 'analyze'`) == "true"
 	errorLines := logs.FilterLevelExact(zapcore.ErrorLevel).All()

@@ -61,14 +61,15 @@ func AnalyzeTimeout(limit time.Duration, t *throttle.Throttle) time.Duration {
 func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error {
 	began := time.Now()
 	w.Metrics.begun(job.JobRow, began)
-	analysis, s, err := w.attempt(ctx, job)
+	o, err := w.attempt(ctx, job)
+	analysis, s := o.analysis, o.step
 	var result error
 	if err != nil {
 		s, result = next(ctx, job.JobRow, err)
 		if call.CodeOf(err) == call.Credentials && !errors.Is(err, errRefused) {
 			w.Breaker.refused(ctx, river.ClientFromContext[pgx.Tx](ctx), err)
 		}
-		w.note(ctx, job, s, err)
+		w.note(ctx, job, s, o.metrics, err)
 	}
 	w.Metrics.ended(job.JobRow, s, err, time.Since(began), analysis)
 	fields := []zap.Field{telemetry.TraceID(ctx), zap.Int64("event_id", job.Args.EventID), zap.String("analyzer", w.Analyzer.Name())}
@@ -81,10 +82,18 @@ func (w *Analyze) Work(ctx context.Context, job *river.Job[queue.Analyze]) error
 	return result
 }
 
+// outcome is what an attempt came to. Metrics are there as soon as the call has
+// been read, whatever becomes of its analysis.
+type outcome struct {
+	step     step
+	analysis *call.Analysis
+	metrics  *call.Metrics
+}
+
 // errRefused ends attempts of a worker that knows itself to be refused.
 var errRefused = call.Errorf(call.Credentials, "the model server refuses this worker; the log and the health page say why")
 
-func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (*call.Analysis, step, error) {
+func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (outcome, error) {
 	if open := w.Breaker.closed(); open != nil {
 		// Held for a while, so that this worker does not turn the whole backlog
 		// over while others work at it.
@@ -93,16 +102,16 @@ func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (*
 		select {
 		case <-open:
 		case <-held.C:
-			return nil, "", errRefused
+			return outcome{}, errRefused
 		case <-ctx.Done():
-			return nil, "", context.Cause(ctx)
+			return outcome{}, context.Cause(ctx)
 		}
 	}
 	began := time.Now()
 	held, leave, err := w.Throttle.Enter(ctx)
 	w.Metrics.waited.Observe(time.Since(began).Seconds())
 	if err != nil {
-		return nil, "", err
+		return outcome{}, err
 	}
 	// Only the analysis itself needs the place; storing it does not.
 	leave = sync.OnceFunc(leave)
@@ -114,36 +123,36 @@ func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (*
 
 // analyse makes and stores an analysis. Held is the context of the place, ctx
 // that of the job.
-func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Job[queue.Analyze]) (*call.Analysis, step, error) {
+func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Job[queue.Analyze]) (outcome, error) {
 	if job.Attempt > 1 {
 		// Whatever brought the job back, an answer that is stored is not paid for
 		// again.
 		stored, err := postgres.Analysed(held, w.Pool, job.ID)
 		if err != nil {
-			return nil, "", err
+			return outcome{}, err
 		}
 		if stored {
-			return nil, stepDone, nil
+			return outcome{step: stepDone}, nil
 		}
 	}
 	again := job.Args.Trigger != call.TriggerAuto
 	event, err := postgres.ClaimEvent(held, w.Pool, job.Args.EventID, again)
 	if same, ok := errors.AsType[*postgres.SameCallError](err); ok {
 		if same.Running {
-			return nil, "", &call.Error{Code: call.RateLimited, Message: same.Error(), RetryAfter: sameCallSnooze}
+			return outcome{}, &call.Error{Code: call.RateLimited, Message: same.Error(), RetryAfter: sameCallSnooze}
 		}
-		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: same.Error()}, func(ctx context.Context, tx pgx.Tx) error {
+		return outcome{step: stepSkipped}, w.skip(ctx, job, postgres.Status{Note: same.Error()}, func(ctx context.Context, tx pgx.Tx) error {
 			return postgres.StandsFor(ctx, tx, same.EventID, job.Args.EventID)
 		})
 	}
 	if err != nil {
-		return nil, "", err
+		return outcome{}, err
 	}
 	conversation, err := elevenlabs.Conversation(event.Type, event.Payload)
 	if err != nil {
-		return nil, "", err
+		return outcome{}, err
 	}
-	metrics := analyze.Metrics(conversation)
+	o := outcome{metrics: new(analyze.Metrics(conversation))}
 	if !conversation.Spoken() {
 		reason := "nobody spoke in this call"
 		if conversation.TurnsMissing != "" {
@@ -152,29 +161,30 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 		if conversation.Incomplete {
 			reason += call.WaitsForImport
 		}
-		return nil, stepSkipped, w.skip(ctx, job, postgres.Status{Note: reason, Metrics: &metrics})
+		o.step = stepSkipped
+		return o, w.skip(ctx, job, postgres.Status{Note: reason, Metrics: o.metrics})
 	}
-	var analysis *call.Analysis
 	parts := &postgres.Parts{DB: w.Pool, EventID: event.ID}
 	if r, ok := w.Analyzer.(analyze.Resumer); ok {
-		analysis, err = r.Resume(held, conversation, parts)
+		o.analysis, err = r.Resume(held, conversation, parts)
 	} else {
-		analysis, err = w.Analyzer.Analyze(held, conversation)
+		o.analysis, err = w.Analyzer.Analyze(held, conversation)
 	}
 	leave()
 	if err != nil {
 		if lost := context.Cause(held); errors.Is(lost, throttle.ErrLost) {
-			return nil, "", fmt.Errorf("the analysis was stopped: %w", lost)
+			return o, fmt.Errorf("the analysis was stopped: %w", lost)
 		}
-		return nil, "", err
+		return o, err
 	}
-	analysis.EventID = event.ID
-	analysis.JobID = job.ID
-	analysis.Trigger = job.Args.Trigger
-	if err := w.store(ctx, job, analysis, &metrics, parts); err != nil {
-		return nil, "", err
+	o.analysis.EventID = event.ID
+	o.analysis.JobID = job.ID
+	o.analysis.Trigger = job.Args.Trigger
+	if err := w.store(ctx, job, o.analysis, o.metrics, parts); err != nil {
+		return outcome{metrics: o.metrics}, err
 	}
-	return analysis, stepDone, nil
+	o.step = stepDone
+	return o, nil
 }
 
 // store keeps an analysis that may have been paid for: it is not given up
@@ -264,8 +274,8 @@ func (w *Analyze) finish(ctx context.Context, job *river.Job[queue.Analyze], f f
 
 // note writes down on the event why it has no analysis. If that fails too,
 // the reconcile job does it later.
-func (w *Analyze) note(ctx context.Context, job *river.Job[queue.Analyze], s step, cause error) {
-	status := postgres.Status{State: call.StateQueued, Note: cause.Error()}
+func (w *Analyze) note(ctx context.Context, job *river.Job[queue.Analyze], s step, metrics *call.Metrics, cause error) {
+	status := postgres.Status{State: call.StateQueued, Note: cause.Error(), Metrics: metrics}
 	switch s {
 	case stepCancel, stepDead:
 		f := call.FailureOf(cause)
