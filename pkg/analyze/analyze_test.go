@@ -156,17 +156,22 @@ func TestPhone(t *testing.T) {
 		"said and claimed in words": {
 			dictated, "плюс семь девятьсот девяносто девять сто двадцать три сорок пять ноль семь", "+79991234507",
 		},
-		"a number word between":   {mixed, "+79991234507", "+79991234507"},
-		"words, but others":       {dictated, "+79991234508", ""},
-		"made up":                 {said, "+79995553535", ""},
-		"the company's":           {said, "+74950000001", ""},
-		"collected":               {collected, "", "+79990000003"},
-		"collected, claimed":      {collected, "9990000003", "+79990000003"},
-		"event before the model":  {fromEvent, "+79990000002", "+79990000004"},
-		"nothing":                 {&call.Conversation{}, "", ""},
-		"the word None collected": {null, "", ""},
-		"in a collected text":     {inText, "+79990000005", ""},
-		"in collected digits":     {inDigits, "+79990000005", ""},
+		"claimed with commas": {
+			dictated, "плюс семь, девятьсот девяносто девять, сто двадцать три, сорок пять, ноль семь", "+79991234507",
+		},
+		"claimed in digits with commas": {dictated, "8, 999, 123, 45, 07", "+79991234507"},
+		"two claimed":                   {said, "8 999 000-00-02, 8 999 000-00-03", ""},
+		"a number word between":         {mixed, "+79991234507", "+79991234507"},
+		"words, but others":             {dictated, "+79991234508", ""},
+		"made up":                       {said, "+79995553535", ""},
+		"the company's":                 {said, "+74950000001", ""},
+		"collected":                     {collected, "", "+79990000003"},
+		"collected, claimed":            {collected, "9990000003", "+79990000003"},
+		"event before the model":        {fromEvent, "+79990000002", "+79990000004"},
+		"nothing":                       {&call.Conversation{}, "", ""},
+		"the word None collected":       {null, "", ""},
+		"in a collected text":           {inText, "+79990000005", ""},
+		"in collected digits":           {inDigits, "+79990000005", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -175,6 +180,27 @@ func TestPhone(t *testing.T) {
 				t.Errorf("phone is %v, not %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestSaidPhones(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"Плюс семь, девятьсот девяносто девять, сто двадцать три, сорок пять, ноль семь.": "+79991234507",
+		"Пишите: 8, 999, 123, 45, 07":         "+79991234507",
+		"8\u00a0999\u00a0123\u201145\u201107": "+79991234507",
+		"дом 79, 8 999 123-45-07":             "+79991234507",
+		"8 999 123-45-07, 8 (029) 123-45-67":  "+79991234507 +375291234567",
+		"от 7 900 000 – 8 500 000":            "",
+		"900 000, 8 500 000":                  "",
+	} {
+		var got []string
+		for _, s := range analyze.SaidPhones(&call.Conversation{Turns: []call.Turn{{Role: call.RoleUser, Text: text}}}, "") {
+			got = append(got, s.Number)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q has %v, not %q", text, got, want)
+		}
 	}
 }
 
