@@ -32,9 +32,9 @@ func TestMetrics(t *testing.T) {
 		"p95":      {*m.ResponseLatencyP95, 0.4},
 		"duration": {*m.Duration, 94},
 		"cost":     {*m.CostUSD, 0.0416},
-		// The tool turn says nothing from second 11 on; the customer's 77
-		// characters have ended before it.
-		"silence": {*m.LongestSilence, 9},
+		// From second 4 on the customer says 77 characters; the tool works in
+		// silence, and at second 20 the agent speaks: 20 − (4 + 77/15).
+		"silence": {*m.LongestSilence, 10.867},
 	} {
 		if got.value != got.want {
 			t.Errorf("%s is %v, not %v", name, got.value, got.want)
@@ -60,6 +60,44 @@ func TestLongestSilenceOfInterruptedSpeech(t *testing.T) {
 	}}
 	if got := *analyze.Metrics(c).LongestSilence; got < 9 || got > 10 {
 		t.Errorf("silence is %v", got)
+	}
+}
+
+// Each turn says 15 characters, a second's worth.
+func TestLongestSilence(t *testing.T) {
+	t.Parallel()
+	const none = -1
+	turn := func(at float64) call.Turn {
+		t := call.Turn{Role: call.RoleUser, Text: strings.Repeat("ж", 15)}
+		if at != none {
+			t.At = new(time.Duration(at * float64(time.Second)))
+		}
+		return t
+	}
+	tool := turn(5)
+	tool.Text = ""
+	for name, test := range map[string]struct {
+		turns    []call.Turn
+		duration time.Duration
+		want     float64
+	}{
+		"one after another":        {[]call.Turn{turn(0), turn(4), turn(6)}, 0, 3},
+		"out of order":             {[]call.Turn{turn(0), turn(8), turn(4), turn(10)}, 0, 3},
+		"at once":                  {[]call.Turn{turn(2), turn(2), turn(2.5)}, 0, 0},
+		"a tool is no speech":      {[]call.Turn{turn(0), tool, turn(9)}, 0, 8},
+		"only tools":               {[]call.Turn{tool, tool}, 0, none},
+		"one turn":                 {[]call.Turn{turn(0)}, time.Minute, none},
+		"no times":                 {[]call.Turn{turn(none), turn(none)}, 0, none},
+		"a time is missing":        {[]call.Turn{turn(0), turn(none), turn(60), turn(63)}, 0, 2},
+		"every other is missing":   {[]call.Turn{turn(0), turn(none), turn(60)}, 0, none},
+		"after the call's end":     {[]call.Turn{turn(0), turn(4), turn(9000)}, 10 * time.Second, 3},
+		"rounded to after its end": {[]call.Turn{turn(0), turn(11)}, 10 * time.Second, 10},
+		"before the call":          {[]call.Turn{turn(-5), turn(1), turn(3)}, 0, 1},
+	} {
+		got := analyze.Metrics(&call.Conversation{Turns: test.turns, Duration: test.duration}).LongestSilence
+		if (got == nil) != (test.want == none) || got != nil && *got != test.want {
+			t.Errorf("%s: not %v", name, test.want)
+		}
 	}
 }
 
