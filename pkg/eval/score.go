@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"postcall/pkg/analyze"
+	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/call"
 )
 
@@ -172,10 +173,12 @@ func Score(name string, outcomes []Outcome) Report {
 		r.InputTokens += a.Usage.InputTokens
 		r.CachedTokens += a.Usage.CachedTokens
 		r.OutputTokens += a.Usage.OutputTokens
-		if a.Usage.CostUSD != nil {
-			cost += *a.Usage.CostUSD
-		} else {
+		switch {
+		case a.Analyzer == builtin.Name: // asks no model
+		case a.Usage.CostUSD == nil:
 			priced = false
+		default:
+			cost += *a.Usage.CostUSD
 		}
 		times = append(times, a.Duration)
 	}
