@@ -43,6 +43,11 @@ func TestOutcome(t *testing.T) {
 		c.Turns[0].ToolResults = []call.ToolResult{{Name: name, IsError: failed}}
 		return c
 	}
+	answered := func(name, value string) *call.Conversation {
+		c := tool(name, false)
+		c.Turns[0].ToolResults[0].Value = value
+		return c
+	}
 	successful := said("Сколько стоит доставка?")
 	successful.Successful = "success"
 	failed := said("Сколько стоит доставка?")
@@ -81,6 +86,13 @@ func TestOutcome(t *testing.T) {
 		"transfer failed":                   {tool("transfer_to_number", true), call.OutcomeUnclear},
 		"to another machine":                {tool("transfer_to_agent", false), call.OutcomeUnclear},
 		"booked":                            {tool("book_viewing", false), call.OutcomeMeeting},
+		"booked, it says":                   {answered("book_viewing", `{"success": true, "error": null, "status": "booked"}`), call.OutcomeMeeting},
+		"booked, in words":                  {answered("book_viewing", "ok"), call.OutcomeMeeting},
+		"not booked: success":               {answered("book_viewing", `{"success": false, "message": "no slot"}`), call.OutcomeUnclear},
+		"not booked: ok":                    {answered("book_viewing", `{"ok":false}`), call.OutcomeUnclear},
+		"not booked: error":                 {answered("book_viewing", `{"error":"slot is taken"}`), call.OutcomeUnclear},
+		"not booked: status":                {answered("book_viewing", `{"status":"Failed"}`), call.OutcomeUnclear},
+		"not transferred":                   {answered("transfer_to_number", `{"status":"error"}`), call.OutcomeUnclear},
 		"voicemail":                         {tool("voicemail_detection", false), call.OutcomeNoContact},
 		"refusal":                           {said("Спасибо, мне не интересно."), call.OutcomeRefused},
 		"refusal, English":                  {said("I'm not interested, don't call me again"), call.OutcomeRefused},
@@ -216,6 +228,24 @@ func TestIntentIsTheSummarysWish(t *testing.T) {
 	c.Summary = "Разговор о доме. Клиент хотел узнать цену. Обещали прислать."
 	if got := analyse(t, c).Intent; got == nil || *got != "Клиент хотел узнать цену" {
 		t.Errorf("intent is %v", got)
+	}
+	for summary, want := range map[string]string{
+		"Агент спросил бюджет и предложил встречу.":                     "",
+		"Голосовой агент Анна уточнила бюджет. Клиент ищет студию.":     "Клиент ищет студию",
+		"The agent asked for the order number and promised an answer.":  "",
+		"The AI assistant wanted the number. The customer asked of it.": "The customer asked of it",
+		"Менеджер хотел узнать адрес. Разговор прервался.":              "",
+		"Клиент спросил агента о цене.":                                 "Клиент спросил агента о цене",
+		"Агентство недвижимости интересуется клиентка.":                 "Агентство недвижимости интересуется клиентка",
+	} {
+		c.Summary = summary
+		got := ""
+		if intent := analyse(t, c).Intent; intent != nil {
+			got = *intent
+		}
+		if got != want {
+			t.Errorf("intent of %q is %q, not %q", summary, got, want)
+		}
 	}
 	c.Summary = "Клиент хотел <b>скидку</b>, звонить +7 999 000-00-79, http://skidka.example."
 	r := analyse(t, c)
