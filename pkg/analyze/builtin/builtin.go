@@ -387,7 +387,7 @@ func (a *Analyzer) summary(c *call.Conversation, r call.Result, m call.Metrics) 
 		b.WriteString(" длительностью " + duration(c.Duration))
 	}
 	fmt.Fprintf(&b, ", реплик клиента — %d, агента — %d.", m.UserTurns, m.AgentTurns)
-	if r.Topic != nil {
+	if r.Topic != nil && analyze.Russian(*r.Topic) {
 		fmt.Fprintf(&b, " Тема по данным ElevenLabs: «%s».", *r.Topic)
 	}
 	if r.Outcome != nil {

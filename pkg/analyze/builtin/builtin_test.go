@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/analyzetest"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/call"
@@ -176,6 +177,9 @@ func TestEnglishSummaryIsNotPassedOff(t *testing.T) {
 	c := analyzetest.Conversation()
 	c.Summary, c.Title = "The customer asked about a flat.", strings.Repeat("Flat ", 100)
 	r := analyse(t, c)
+	if bare := analyse(t, &call.Conversation{Turns: c.Turns, Title: c.Title}); !analyze.Russian(r.SummaryRU) || !analyze.Russian(bare.SummaryRU) {
+		t.Errorf("summaries are not Russian: %q, %q", r.SummaryRU, bare.SummaryRU)
+	}
 	if strings.Contains(r.SummaryRU, "customer") || !strings.Contains(r.SummaryRU, "1 мин 34 с") {
 		t.Errorf("summary is %q", r.SummaryRU)
 	}
