@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postcall/pkg/analyze"
+	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
 	"postcall/pkg/app"
 	"postcall/pkg/call"
@@ -178,7 +179,11 @@ func runEval(ctx context.Context, o evalOptions, folder fs.FS, env config.Lookup
 			Concurrency: c.threads, Limit: c.limit, Tries: o.tries,
 			Progress: func() { _ = bar.Add(1) }, // a bar that cannot be drawn stops nothing
 		})
-		reports = append(reports, eval.Score(c.name, outcomes))
+		report := eval.Score(c.name, outcomes)
+		if c.analyzer.Name() == builtin.Name {
+			report.CostUSD = new(0.0) // it asks nobody
+		}
+		reports = append(reports, report)
 		if err != nil {
 			break // what was measured so far is printed all the same
 		}

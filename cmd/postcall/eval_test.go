@@ -34,6 +34,9 @@ func TestEvalBuiltin(t *testing.T) {
 	if err != nil || !strings.Contains(out, "30 of 30 calls judged") || !strings.HasPrefix(progress, "30 calls,") {
 		t.Errorf("%v\n%s%s", err, progress, out)
 	}
+	if strings.Contains(out, "not known") {
+		t.Error("what asks nobody costs nothing")
+	}
 	if strings.Contains(out, "\x1b") {
 		t.Error("colour without a terminal")
 	}

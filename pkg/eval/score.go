@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"postcall/pkg/analyze"
-	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/call"
 )
 
@@ -173,12 +172,10 @@ func Score(name string, outcomes []Outcome) Report {
 		r.InputTokens += a.Usage.InputTokens
 		r.CachedTokens += a.Usage.CachedTokens
 		r.OutputTokens += a.Usage.OutputTokens
-		switch {
-		case a.Analyzer == builtin.Name: // asks no model
-		case a.Usage.CostUSD == nil:
-			priced = false
-		default:
+		if a.Usage.CostUSD != nil {
 			cost += *a.Usage.CostUSD
+		} else {
+			priced = false
 		}
 		times = append(times, a.Duration)
 	}
