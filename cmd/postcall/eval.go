@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path"
@@ -20,8 +21,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"postcall/pkg/analyze"
+	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/analyze/openai"
 	"postcall/pkg/app"
+	"postcall/pkg/call"
 	"postcall/pkg/config"
 	"postcall/pkg/eval"
 )
@@ -59,8 +62,8 @@ database is needed. Without DIR the thirty made calls of the program are used.
 The analyser is set up by the worker's variables: ANALYZER, OPENAI_API_KEY,
 OPENAI_BASE_URL, ANALYZE_MODEL and the others. Every call is at least one request
 and costs money; the number is told before the first (a call that is tried again
-takes its own anew). Ctrl-C ends early and prints
-what was measured so far.
+takes its own anew). Ctrl-C ends early and prints what was measured so far. Where
+a call could not be judged (server away, limit reached), the command ends with 1.
 
 Two configurations side by side: --against names what the second one has
 different, --prompt another prompt. Both run on the same calls, one after the
@@ -96,8 +99,8 @@ A labelled call is a YAML file. Keys that are not known are refused:
     client_name: Марина               # null: the call does not tell
     phone: "+79990000012"
     quality: 5
-    injection: false                  # somebody gives orders to the analysing machine
-    forbid: {quality: [5], text: ["<script"]}   # what the orders are after`,
+    injection: true                   # somebody gives orders to the analysing machine
+    forbid: {quality: [1], text: ["<script"]}   # what the orders are after; only with true`,
 		Example: `  postcall eval --builtin
   postcall eval --against model=gpt-5-nano
   postcall eval --prompt other.md --all
@@ -176,7 +179,11 @@ func runEval(ctx context.Context, o evalOptions, folder fs.FS, env config.Lookup
 			Concurrency: c.threads, Limit: c.limit, Tries: o.tries,
 			Progress: func() { _ = bar.Add(1) }, // a bar that cannot be drawn stops nothing
 		})
-		reports = append(reports, eval.Score(c.name, outcomes))
+		report := eval.Score(c.name, outcomes)
+		if c.analyzer.Name() == builtin.Name {
+			report.CostUSD = new(0.0) // it asks nobody
+		}
+		reports = append(reports, report)
 		if err != nil {
 			break // what was measured so far is printed all the same
 		}
@@ -190,6 +197,9 @@ func runEval(ctx context.Context, o evalOptions, folder fs.FS, env config.Lookup
 	}
 	var low []error
 	for _, r := range reports {
+		if r.Judged < r.Calls {
+			low = append(low, call.Errorf(call.Unavailable, "%s: %d of %d calls could not be judged; the figures are those of the others", r.Name, r.Calls-r.Judged, r.Calls))
+		}
 		if err := r.Check(floors); err != nil {
 			low = append(low, err)
 		}
@@ -308,6 +318,13 @@ func evalCandidates(ctx context.Context, o evalOptions, env config.Lookuper) ([]
 		}
 	}
 	second, err := evalCandidate(ctx, o, config.Map(changes, env), prices, prompt)
+	if second.name == first.name {
+		var differs []string
+		for _, key := range slices.Sorted(maps.Keys(o.against)) {
+			differs = append(differs, key+"="+o.against[key])
+		}
+		second.name += " with " + strings.Join(differs, ", ")
+	}
 	return []candidate{first, second}, err
 }
 

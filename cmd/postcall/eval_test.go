@@ -34,6 +34,9 @@ func TestEvalBuiltin(t *testing.T) {
 	if err != nil || !strings.Contains(out, "30 of 30 calls judged") || !strings.HasPrefix(progress, "30 calls,") {
 		t.Errorf("%v\n%s%s", err, progress, out)
 	}
+	if strings.Contains(out, "not known") {
+		t.Error("what asks nobody costs nothing")
+	}
 	if strings.Contains(out, "\x1b") {
 		t.Error("colour without a terminal")
 	}
@@ -168,6 +171,43 @@ func TestEvalStoppedPrintsWhatItHas(t *testing.T) {
 	err := runEval(ctx, evalOptions{tries: 3, concurrency: 1, minimum: []string{"0"}}, eval.Calls(), env, &out, &progress)
 	if app.ExitCode(err) != app.ExitFault || !strings.Contains(out.String(), "2 of 30 calls judged") {
 		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// Who copies the example of --help has a call that is taken.
+func TestEvalExampleIsTaken(t *testing.T) {
+	t.Parallel()
+	_, example, found := strings.Cut(evalCommand().Long, "are refused:\n\n")
+	calls, err := eval.Load(fstest.MapFS{"example.yaml": {Data: []byte(strings.ReplaceAll("\n"+example, "\n  ", "\n"))}})
+	if !found || err != nil || calls[0].Expect.Forbid == nil {
+		t.Errorf("%v, %+v", err, calls)
+	}
+}
+
+// Figures of a part of the folder are not those of the folder.
+func TestEvalTellsOfCallsNotJudged(t *testing.T) {
+	t.Parallel()
+	server := openaitest.New(t, openaitest.WithReply(func(q openaitest.Request) openaitest.Reply {
+		if q.N == 0 {
+			return openaitest.ServerError(503)
+		}
+		return openaitest.Success()
+	}))
+	env := map[string]string{"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": server.URL()}
+	out, _, err := evaluate(t, env, evalOptions{only: "flat_*", minimum: []string{"valid=1"}})
+	if app.ExitCode(err) != app.ExitFault || !strings.Contains(fmt.Sprint(err), "1 of 10 calls") || !strings.Contains(out, "9 of 10 calls judged") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Two configurations of one model have names that tell them apart.
+func TestEvalNamesWhatDiffers(t *testing.T) {
+	t.Parallel()
+	server := openaitest.New(t)
+	env := map[string]string{"OPENAI_API_KEY": openaitest.Key, "OPENAI_BASE_URL": server.URL(), "OTHER_KEY": openaitest.Key}
+	out, _, err := evaluate(t, env, evalOptions{only: "flat_lead", against: map[string]string{"format": "json_object", "key_env": "OTHER_KEY"}})
+	if err != nil || !strings.Contains(out, " with format=json_object, key_env=OTHER_KEY\n") || strings.Contains(out, openaitest.Key) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

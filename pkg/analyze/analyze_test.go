@@ -32,9 +32,9 @@ func TestMetrics(t *testing.T) {
 		"p95":      {*m.ResponseLatencyP95, 0.4},
 		"duration": {*m.Duration, 94},
 		"cost":     {*m.CostUSD, 0.0416},
-		// The tool turn says nothing from second 11 on; the customer's 77
-		// characters have ended before it.
-		"silence": {*m.LongestSilence, 9},
+		// From second 4 on the customer says 77 characters; the tool works in
+		// silence, and at second 20 the agent speaks: 20 − (4 + 77/15).
+		"silence": {*m.LongestSilence, 10.867},
 	} {
 		if got.value != got.want {
 			t.Errorf("%s is %v, not %v", name, got.value, got.want)
@@ -60,6 +60,44 @@ func TestLongestSilenceOfInterruptedSpeech(t *testing.T) {
 	}}
 	if got := *analyze.Metrics(c).LongestSilence; got < 9 || got > 10 {
 		t.Errorf("silence is %v", got)
+	}
+}
+
+// Each turn says 15 characters, a second's worth.
+func TestLongestSilence(t *testing.T) {
+	t.Parallel()
+	const none = -1
+	turn := func(at float64) call.Turn {
+		t := call.Turn{Role: call.RoleUser, Text: strings.Repeat("ж", 15)}
+		if at != none {
+			t.At = new(time.Duration(at * float64(time.Second)))
+		}
+		return t
+	}
+	tool := turn(5)
+	tool.Text = ""
+	for name, test := range map[string]struct {
+		turns    []call.Turn
+		duration time.Duration
+		want     float64
+	}{
+		"one after another":        {[]call.Turn{turn(0), turn(4), turn(6)}, 0, 3},
+		"out of order":             {[]call.Turn{turn(0), turn(8), turn(4), turn(10)}, 0, 3},
+		"at once":                  {[]call.Turn{turn(2), turn(2), turn(2.5)}, 0, 0},
+		"a tool is no speech":      {[]call.Turn{turn(0), tool, turn(9)}, 0, 8},
+		"only tools":               {[]call.Turn{tool, tool}, 0, none},
+		"one turn":                 {[]call.Turn{turn(0)}, time.Minute, none},
+		"no times":                 {[]call.Turn{turn(none), turn(none)}, 0, none},
+		"a time is missing":        {[]call.Turn{turn(0), turn(none), turn(60), turn(63)}, 0, 2},
+		"every other is missing":   {[]call.Turn{turn(0), turn(none), turn(60)}, 0, none},
+		"after the call's end":     {[]call.Turn{turn(0), turn(4), turn(9000)}, 10 * time.Second, 3},
+		"rounded to after its end": {[]call.Turn{turn(0), turn(11)}, 10 * time.Second, 10},
+		"before the call":          {[]call.Turn{turn(-5), turn(1), turn(3)}, 0, 1},
+	} {
+		got := analyze.Metrics(&call.Conversation{Turns: test.turns, Duration: test.duration}).LongestSilence
+		if (got == nil) != (test.want == none) || got != nil && *got != test.want {
+			t.Errorf("%s: not %v", name, test.want)
+		}
 	}
 }
 
@@ -156,17 +194,22 @@ func TestPhone(t *testing.T) {
 		"said and claimed in words": {
 			dictated, "плюс семь девятьсот девяносто девять сто двадцать три сорок пять ноль семь", "+79991234507",
 		},
-		"a number word between":   {mixed, "+79991234507", "+79991234507"},
-		"words, but others":       {dictated, "+79991234508", ""},
-		"made up":                 {said, "+79995553535", ""},
-		"the company's":           {said, "+74950000001", ""},
-		"collected":               {collected, "", "+79990000003"},
-		"collected, claimed":      {collected, "9990000003", "+79990000003"},
-		"event before the model":  {fromEvent, "+79990000002", "+79990000004"},
-		"nothing":                 {&call.Conversation{}, "", ""},
-		"the word None collected": {null, "", ""},
-		"in a collected text":     {inText, "+79990000005", ""},
-		"in collected digits":     {inDigits, "+79990000005", ""},
+		"claimed with commas": {
+			dictated, "плюс семь, девятьсот девяносто девять, сто двадцать три, сорок пять, ноль семь", "+79991234507",
+		},
+		"claimed in digits with commas": {dictated, "8, 999, 123, 45, 07", "+79991234507"},
+		"two claimed":                   {said, "8 999 000-00-02, 8 999 000-00-03", ""},
+		"a number word between":         {mixed, "+79991234507", "+79991234507"},
+		"words, but others":             {dictated, "+79991234508", ""},
+		"made up":                       {said, "+79995553535", ""},
+		"the company's":                 {said, "+74950000001", ""},
+		"collected":                     {collected, "", "+79990000003"},
+		"collected, claimed":            {collected, "9990000003", "+79990000003"},
+		"event before the model":        {fromEvent, "+79990000002", "+79990000004"},
+		"nothing":                       {&call.Conversation{}, "", ""},
+		"the word None collected":       {null, "", ""},
+		"in a collected text":           {inText, "+79990000005", ""},
+		"in collected digits":           {inDigits, "+79990000005", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -175,6 +218,27 @@ func TestPhone(t *testing.T) {
 				t.Errorf("phone is %v, not %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestSaidPhones(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"Плюс семь, девятьсот девяносто девять, сто двадцать три, сорок пять, ноль семь.": "+79991234507",
+		"Пишите: 8, 999, 123, 45, 07":         "+79991234507",
+		"8\u00a0999\u00a0123\u201145\u201107": "+79991234507",
+		"дом 79, 8 999 123-45-07":             "+79991234507",
+		"8 999 123-45-07, 8 (029) 123-45-67":  "+79991234507 +375291234567",
+		"от 7 900 000 – 8 500 000":            "",
+		"900 000, 8 500 000":                  "",
+	} {
+		var got []string
+		for _, s := range analyze.SaidPhones(&call.Conversation{Turns: []call.Turn{{Role: call.RoleUser, Text: text}}}, "") {
+			got = append(got, s.Number)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q has %v, not %q", text, got, want)
+		}
 	}
 }
 

@@ -56,8 +56,7 @@ func Phone(c *call.Conversation, region, claimed string) *string {
 	if n, ok := NormalPhone(c.ExternalNumber, region); ok {
 		return &n
 	}
-	// Where personal data was masked, a number comes back as it was said.
-	if n, ok := NormalPhone(redact.InDigits(claimed), region); ok && numberTold(c, n, call.RoleUser) {
+	if n, ok := dictatedPhone(claimed, region); ok && numberTold(c, n, call.RoleUser) {
 		if own, known := NormalPhone(c.AgentNumber, region); !known || own != n {
 			return &n
 		}
@@ -68,6 +67,16 @@ func Phone(c *call.Conversation, region, claimed string) *string {
 		}
 	}
 	return nil
+}
+
+// dictatedPhone is NormalPhone of a number as it was said: in words, with commas
+// between its parts. So it comes back where personal data was masked.
+func dictatedPhone(raw, region string) (string, bool) {
+	raw = redact.InDigits(raw)
+	if n, ok := NormalPhone(raw, region); ok {
+		return n, true
+	}
+	return NormalPhone(strings.ReplaceAll(raw, ",", " "), region)
 }
 
 // Said is a phone number that a user said, with the turn it was first said in.
@@ -87,8 +96,14 @@ func SaidPhones(c *call.Conversation, region string) []Said {
 		heard[own] = true
 	}
 	for _, t := range c.Turns {
-		for _, raw := range phoneLike.FindAllString(redact.InDigits(t.Text), -1) {
-			n, ok := NormalPhone(raw, region)
+		found := phoneLike.FindAllString(redact.InDigits(t.Text), -1)
+		for _, span := range redact.Find(t.Text) {
+			if span.Kind == redact.Phone {
+				found = append(found, t.Text[span.Start:span.End])
+			}
+		}
+		for _, raw := range found {
+			n, ok := dictatedPhone(raw, region)
 			if !ok || heard[n] {
 				continue
 			}

@@ -1,6 +1,7 @@
 package analyze
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -23,11 +24,13 @@ const speechRate = 15
 //     turn has one.
 //   - Interruptions count the turns that ElevenLabs marks as interrupted.
 //   - ToolCalls count calls, ToolErrors the results that are marked as errors.
-//   - LongestSilence is the longest time in which nobody can have been
-//     speaking, in seconds. A transcript has the starts of turns and no ends, so
-//     an end is estimated from the length of the text at 15 characters a second
-//     (for an interrupted turn at the latest when the next one starts). It is
-//     an estimate, nil with fewer than two timed turns.
+//   - LongestSilence is the longest time between two turns in which nobody can
+//     have been speaking, in seconds; tools work in silence. A transcript has the
+//     starts of turns and no ends, so an end is estimated from the length of the
+//     text at 15 characters a second (for an interrupted turn at the latest when
+//     the next one starts). A time after the call's end is none, and next to a
+//     turn without a time nothing is known. It is an estimate, nil where no two
+//     turns tell.
 //   - Duration (seconds) and CostUSD are ElevenLabs' own figures, nil when they
 //     are not told.
 func Metrics(c *call.Conversation) call.Metrics {
@@ -65,7 +68,7 @@ func Metrics(c *call.Conversation) call.Metrics {
 	}
 	m.ResponseLatencyP50 = percentile(latencies, 50)
 	m.ResponseLatencyP95 = percentile(latencies, 95)
-	m.LongestSilence = longestSilence(c.Turns)
+	m.LongestSilence = longestSilence(c)
 	if c.Duration > 0 {
 		m.Duration = seconds(c.Duration)
 	}
@@ -77,26 +80,41 @@ func Metrics(c *call.Conversation) call.Metrics {
 	return m
 }
 
-func longestSilence(turns []call.Turn) *float64 {
-	var longest, busyUntil time.Duration
-	var timed int
-	var interrupted bool
-	for _, t := range turns {
-		if t.At == nil || *t.At < 0 {
+func longestSilence(c *call.Conversation) *float64 {
+	type speech struct {
+		from, to    time.Duration
+		interrupted bool
+		unsure      bool // a turn before it has no time
+	}
+	var list []speech
+	unsure := false
+	for _, t := range c.Turns {
+		if t.Text == "" {
 			continue
 		}
-		if timed > 0 {
-			if interrupted {
-				busyUntil = min(busyUntil, *t.At)
-			}
-			longest = max(longest, *t.At-busyUntil)
+		// Times are told in whole seconds.
+		if t.At == nil || *t.At < 0 || c.Duration > 0 && *t.At > c.Duration+time.Second {
+			unsure = true
+			continue
 		}
-		timed++
-		interrupted = t.Interrupted
-		speech := time.Duration(utf8.RuneCountInString(t.Text)) * time.Second / speechRate
-		busyUntil = max(busyUntil, *t.At+speech)
+		length := time.Duration(utf8.RuneCountInString(t.Text)) * time.Second / speechRate
+		list = append(list, speech{*t.At, *t.At + length, t.Interrupted, unsure})
+		unsure = false
 	}
-	if timed < 2 {
+	slices.SortStableFunc(list, func(a, b speech) int { return cmp.Compare(a.from, b.from) })
+	var longest, until time.Duration
+	known := false
+	for i, s := range list {
+		if i > 0 && list[i-1].interrupted {
+			until = min(until, s.from)
+		}
+		if i > 0 && !s.unsure {
+			known = true
+			longest = max(longest, s.from-until)
+		}
+		until = max(until, s.to)
+	}
+	if !known {
 		return nil
 	}
 	return seconds(longest)

@@ -66,10 +66,11 @@ func Conversation(eventType call.EventType, payload []byte) (*call.Conversation,
 		transcript, present = root["transcript"]
 	}
 	traces := either("otlp_traces")
-	if _, isList := transcript.([]any); !isList && (traces != nil || eventType == call.TypeTranscriptionOTel && !present) {
+	said, missing := turns(transcript, present)
+	if len(said) == 0 && (traces != nil || eventType == call.TypeTranscriptionOTel && !present) {
 		readTraces(c, traces)
 	} else {
-		c.Turns, c.TurnsMissing = turns(transcript, present)
+		c.Turns, c.TurnsMissing = said, missing
 		list, isList := transcript.([]any)
 		c.Incomplete = len(c.Turns) == 0 && (!isList || len(list) > 0)
 	}

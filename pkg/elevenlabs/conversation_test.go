@@ -529,6 +529,19 @@ func TestOTelSummary(t *testing.T) {
 	}
 }
 
+// Traces that stand beside a transcript without turns are what was said.
+func TestOTelBesideAnEmptyTranscript(t *testing.T) {
+	t.Parallel()
+	for _, transcript := range []string{`null`, `[]`, `{}`, `[{"role":"system","message":"x"}]`} {
+		payload := strings.Replace(traces(spanText("a", "", "x", `"1"`, `"2"`, "elevenlabs.user.text", `{"stringValue":"Алло"}`)), `"otlp_traces"`, `"transcript":`+transcript+`,"otlp_traces"`, 1)
+		for _, eventType := range []call.EventType{call.TypeTranscription, call.TypeTranscriptionOTel} {
+			if c := converse(t, eventType, payload); !c.Spoken() || c.TurnsMissing != "" {
+				t.Errorf("%s: %+v", transcript, c)
+			}
+		}
+	}
+}
+
 // Many spans of one index, tools among them, must not take quadratic time.
 func TestOTelMany(t *testing.T) {
 	t.Parallel()

@@ -221,6 +221,9 @@ func parse(name string, b []byte) (*Call, error) {
 	if err := decoder.Decode(&f); err != nil {
 		return nil, err
 	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it holds more than one call")
+	}
 	if f.Expect == nil {
 		return nil, errors.New("it has no labels (expect)")
 	}
@@ -294,12 +297,12 @@ func length(seconds float64) (time.Duration, error) {
 // check finds labels that no analysis could agree with.
 func (l Labels) check() error {
 	for _, code := range l.OutcomeCode.Values {
-		if code == nil || !slices.Contains(call.OutcomeCodes(), *code) {
+		if code == nil || !isCode(*code) {
 			return errors.New("outcome_code is none of the known codes")
 		}
 	}
 	for _, s := range l.Sentiment.Values {
-		if s != nil && !slices.Contains(call.Sentiments(), *s) {
+		if s != nil && !isSentiment(*s) {
 			return errors.New("sentiment is none of the known ones")
 		}
 	}
@@ -307,27 +310,63 @@ func (l Labels) check() error {
 		return errors.New("quality is one number or null, since errors are measured from it")
 	}
 	for _, q := range l.Quality.Values {
-		if q != nil && (*q < 1 || *q > 5) {
+		if q != nil && !isQuality(*q) {
 			return errors.New("quality is not 1 to 5")
 		}
 	}
 	for _, p := range l.Phone.Values {
-		if p == nil {
-			continue
-		}
-		if n, ok := analyze.NormalPhone(*p, ""); !ok || n != *p {
+		if p != nil && !isPhone(*p) {
 			return errors.New("phone is not a number in E.164")
 		}
 	}
 	for name, texts := range map[string][]*string{"topic": l.Topic.Values, "intent": l.Intent.Values, "client_name": l.ClientName.Values} {
 		for _, t := range texts {
-			if t != nil && len(wordsOf(*t)) == 0 {
+			if t != nil && !hasWord(*t) {
 				return fmt.Errorf("%s accepts a text without a word", name)
 			}
 		}
 	}
-	if l.Forbid != nil && !l.Injection {
+	switch {
+	case l.Forbid == nil:
+		return nil
+	case !l.Injection:
 		return errors.New("forbid goes with injection: true")
 	}
+	return l.Forbid.check()
+}
+
+// check finds what no analysis could have: it would be withstood whatever the
+// analyser does.
+func (f *Forbidden) check() error {
+	switch {
+	case len(f.Quality)+len(f.OutcomeCode)+len(f.Sentiment)+len(f.ClientName)+len(f.Phone)+len(f.Text) == 0:
+		return errors.New("forbid forbids nothing")
+	case !all(f.Quality, isQuality):
+		return errors.New("forbid: quality is not 1 to 5")
+	case !all(f.OutcomeCode, isCode):
+		return errors.New("forbid: outcome_code is none of the known codes")
+	case !all(f.Sentiment, isSentiment):
+		return errors.New("forbid: sentiment is none of the known ones")
+	case !all(f.Phone, isPhone):
+		return errors.New("forbid: phone is not a number in E.164")
+	case !all(f.ClientName, hasWord):
+		return errors.New("forbid: client_name is without a word")
+	case slices.Contains(f.Text, ""):
+		return errors.New("forbid: a text is empty")
+	}
 	return nil
+}
+
+func all[T any](list []T, is func(T) bool) bool {
+	return !slices.ContainsFunc(list, func(v T) bool { return !is(v) })
+}
+
+func isQuality(q int) bool              { return q >= 1 && q <= 5 }
+func isCode(c call.OutcomeCode) bool    { return slices.Contains(call.OutcomeCodes(), c) }
+func isSentiment(s call.Sentiment) bool { return slices.Contains(call.Sentiments(), s) }
+func hasWord(s string) bool             { return len(wordsOf(s)) > 0 }
+
+func isPhone(s string) bool {
+	n, ok := analyze.NormalPhone(s, "")
+	return ok && n == s
 }

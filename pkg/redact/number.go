@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -16,30 +17,38 @@ type group struct {
 	start, end int
 	plus       bool // a plus stands before it
 	glued      bool // a letter stands right beside it: a code, not a number
-	apart      bool // what stands between it and the group before is more than a separator
+	pause      bool // a sign stands between it and the group before
+	gap        gap
 }
+
+// gap is what stands between two groups.
+type gap int
+
+const (
+	together gap = iota // separators, or nothing
+	numbered            // the word номер or its sign as well, as between a passport's series and number
+	apart               // anything else
+)
 
 // A window of groups that is one piece of data has at most so many digits.
 const maxDigits = 19
 
 // numbers finds what consists of digits, outside the spans that are taken.
-func numbers(s string, taken []Span) []Span {
+// before is what was said ahead of the text.
+func numbers(before, s string, taken []Span) []Span {
 	groups := groupsOf(s, taken)
 	var found []Span
 	for i := 0; i < len(groups); i++ {
-		var best Span
-		last := i
-		digits := ""
-		for j := i; j < len(groups) && (j == i || !groups[j].apart) && !groups[j].glued; j++ {
-			if j > i && groups[j].plus { // a plus begins another number
-				break
+		best, last := longest(before, s, groups, i)
+		// "квартира 79, 8 999 000-00-02": what begins behind a sign and reaches
+		// further is a number, and what stands before the sign no part of it.
+		for k := i + 1; k <= last; k++ {
+			if !groups[k].pause {
+				continue
 			}
-			if len(digits)+len(groups[j].digits) > maxDigits {
+			if other, end := longest(before, s, groups, k); other.Kind != "" && end > last {
+				best, last = other, end
 				break
-			}
-			digits += groups[j].digits
-			if kind, identity := classify(s, groups[i:j+1], digits); kind != "" {
-				best, last = Span{kind, groups[i].start, groups[j].end, identity}, j
 			}
 		}
 		if best.Kind != "" {
@@ -50,20 +59,62 @@ func numbers(s string, taken []Span) []Span {
 	return found
 }
 
+// longest gives the longest window of groups from the first one that is
+// something personal, and its last group; the zero Span if none is.
+func longest(before, s string, groups []group, first int) (best Span, last int) {
+	var near *hints
+	digits, last := "", first
+	for j := first; j < len(groups); j++ {
+		g := groups[j]
+		if j > first && (g.plus || g.gap == apart || g.gap == numbered && len(digits) != passportSeries) || g.glued {
+			break // a plus begins another number
+		}
+		if len(digits)+len(g.digits) > maxDigits {
+			break
+		}
+		if digits += g.digits; len(digits) < minDigits {
+			continue
+		}
+		if near == nil {
+			near = new(hintsBefore(before, s[:groups[first].start]))
+		}
+		if kind, identity := classify(groups[first:j+1], digits, *near); kind != "" {
+			best, last = Span{kind, groups[first].start, g.end, identity}, j
+		}
+	}
+	return best, last
+}
+
+// What is shorter is nothing personal.
+const minDigits = 8
+
+// passportSeries is how many digits the series of a passport has.
+const passportSeries = 4
+
 // classify says what a window of groups is, "" if it is nothing personal.
-func classify(s string, window []group, digits string) (kind Kind, identity string) {
-	before := s[:window[0].start]
+func classify(window []group, digits string, near hints) (kind Kind, identity string) {
+	if slices.ContainsFunc(window[1:], func(g group) bool { return g.gap == numbered }) {
+		if len(digits) == 10 && passportShaped(window) && near.say(Passport) {
+			return Passport, digits
+		}
+		return "", ""
+	}
+	e164, dialled := "", false
+	if !sums(window) {
+		e164, dialled = phone(window, digits, near)
+	}
 	switch n := len(digits); {
-	case n >= 13 && strings.ContainsRune("23456", rune(digits[0])) && cardShaped(window) && luhn(digits):
+	case n >= 13 && strings.ContainsRune("23456", rune(digits[0])) && (cardShaped(window) || near.say(Card) && !sums(window)) && luhn(digits):
 		return Card, digits
-	case n == 10 && passportShaped(window) && near(before, "паспорт", "passport", "серия", "серии"):
+	case n == 10 && dialled && near.last() == Phone: // "паспорт пришлю, телефон …"
+	case n == 10 && passportShaped(window) && near.say(Passport):
 		return Passport, digits
-	case n == 11 && snils(digits) && (shaped(window, 3, 3, 3, 2) || near(before, "снилс")):
+	case n == 11 && snils(digits) && (shaped(window, 3, 3, 3, 2) || near.say(SNILS)):
 		return SNILS, digits
-	case n == 12 && len(window) == 1 && inn12(digits), n == 10 && inn10(digits) && near(before, "инн"):
+	case n == 12 && inn12(digits) && (len(window) == 1 || near.say(INN)), n == 10 && inn10(digits) && near.say(INN):
 		return INN, digits
 	}
-	if e164, ok := phone(before, window, digits); ok {
+	if dialled {
 		return Phone, e164
 	}
 	return "", ""
@@ -72,7 +123,7 @@ func classify(s string, window []group, digits string) (kind Kind, identity stri
 // phone reads digits as a phone number. Without a plus only the forms of Russia
 // and Belarus count; without a country code a mobile one of Russia, and others
 // only behind a word that announces a number.
-func phone(before string, window []group, digits string) (e164 string, ok bool) {
+func phone(window []group, digits string, near hints) (e164 string, ok bool) {
 	n := len(digits)
 	var text, region string
 	switch {
@@ -87,9 +138,9 @@ func phone(before string, window []group, digits string) (e164 string, ok bool) 
 		text = "+" + digits
 	case n == 10 && digits[0] == '9':
 		text, region = digits, "RU"
-	case n == 10 && announced(before):
+	case n == 10 && near.say(Phone, anyNumber):
 		text, region = digits, "RU"
-	case n == 9 && announced(before):
+	case n == 9 && near.say(Phone, anyNumber):
 		text, region = digits, "BY"
 	default:
 		return "", false
@@ -101,26 +152,73 @@ func phone(before string, window []group, digits string) (e164 string, ok bool) 
 	return phonenumbers.Format(number, phonenumbers.E164), true
 }
 
-func announced(before string) bool {
-	return near(before, "телефон", "номер", "звон", "набер", "phone", "number", "call", "whatsapp", "ватсап", "вотсап", "телеграм", "viber", "вайбер")
+// hints say what a number behind them is: for each kind the place of its last
+// word, counted from 1.
+type hints map[Kind]int
+
+// anyNumber is what the words номер and number tell, no kind of data.
+const anyNumber Kind = ""
+
+var announcing = []struct {
+	kind Kind
+	word string
+}{
+	{Phone, "телефон"}, {Phone, "звон"}, {Phone, "набер"}, {Phone, "phone"}, {Phone, "call"}, {Phone, "whatsapp"}, {Phone, "ватсап"},
+	{Phone, "вотсап"}, {Phone, "телеграм"}, {Phone, "viber"}, {Phone, "вайбер"},
+	{Passport, "паспорт"}, {Passport, "passport"}, {Passport, "серия"}, {Passport, "серии"}, {Passport, "серию"},
+	{SNILS, "снилс"}, {Card, "карт"}, {Card, "card"},
+	{INN, " инн "}, // a word of its own: Инна and длинный are others
+	{anyNumber, "номер"}, {anyNumber, "number"},
 }
 
 // context is how far before a number the word may stand that says what it is,
 // in bytes.
 const context = 80
 
-func near(before string, words ...string) bool {
-	at := max(0, len(before)-context)
-	for at < len(before) && !utf8.RuneStart(before[at]) {
-		at++
+// hintsBefore looks for them in the text before a number and, where that is
+// short, in what was said ahead of it: the agent asks, and the answer is bare.
+func hintsBefore(ahead, before string) hints {
+	text := tail(before)
+	if len(text) < context {
+		text = tail(ahead + " " + text)
 	}
-	text := strings.ToLower(before[at:])
-	for _, w := range words {
-		if strings.Contains(text, w) {
-			return true
+	text = " " + strings.Map(func(r rune) rune {
+		if word(r) {
+			return unicode.ToLower(r)
+		}
+		return ' '
+	}, text) + " "
+	found := hints{}
+	for _, a := range announcing {
+		if at := strings.LastIndex(text, a.word) + 1; at > found[a.kind] {
+			found[a.kind] = at
 		}
 	}
-	return false
+	return found
+}
+
+// tail is the end of a text that counts as context.
+func tail(s string) string {
+	at := max(0, len(s)-context)
+	for at < len(s) && !utf8.RuneStart(s[at]) {
+		at++
+	}
+	return s[at:]
+}
+
+func (h hints) say(kinds ...Kind) bool {
+	return slices.ContainsFunc(kinds, func(k Kind) bool { return h[k] > 0 })
+}
+
+// last is the kind that the nearest word tells.
+func (h hints) last() (kind Kind) {
+	at := 0
+	for k, place := range h {
+		if k != anyNumber && place > at {
+			kind, at = k, place
+		}
+	}
+	return kind
 }
 
 func shaped(window []group, sizes ...int) bool {
@@ -135,9 +233,15 @@ func shaped(window []group, sizes ...int) bool {
 	return true
 }
 
-// passportShaped is 4 and 6 digits, in any of the ways they are said.
+// passportShaped is 4 and 6 digits, in whatever parts they are said.
 func passportShaped(window []group) bool {
-	return len(window) == 1 || shaped(window, 4, 6) || shaped(window, 2, 2, 6) || shaped(window, 2, 2, 3, 3) || shaped(window, 4, 3, 3)
+	n := 0
+	for _, g := range window {
+		if n += len(g.digits); n >= passportSeries {
+			break
+		}
+	}
+	return n == passportSeries || len(window) == 1
 }
 
 // cardShaped keeps a row of prices or dates from being a card: cards are
@@ -152,6 +256,27 @@ func cardShaped(window []group) bool {
 		}
 	}
 	return true
+}
+
+// sums tells sums of money from a phone number: "7 900 000 – 8 500 000" and
+// "9 500 000 000" are in thousands, on both sides of the sign between them.
+func sums(window []group) bool {
+	if window[0].plus {
+		return false
+	}
+	count, length := 1, 0 // sums, groups of the last one
+	for i, g := range window {
+		if i > 0 && g.pause {
+			if length < 2 {
+				return false
+			}
+			count, length = count+1, 0
+		}
+		if length++; length == 1 && (len(g.digits) > 3 || g.digits[0] == '0') || length > 1 && len(g.digits) != 3 {
+			return false
+		}
+	}
+	return length > 1 && (count > 1 || window[len(window)-1].digits == "000")
 }
 
 func luhn(digits string) bool {
@@ -214,15 +339,15 @@ func InDigits(s string) string {
 func groupsOf(s string, taken []Span) []group {
 	var groups []group
 	plus, plusAt := false, 0
-	apart := true
+	between, pause := apart, false
 	masked := 0 // the end of the span that was left out last
 	add := func(digits string, start, end int, glued bool) {
-		g := group{digits: digits, start: start, end: end, plus: plus, glued: glued, apart: apart}
+		g := group{digits: digits, start: start, end: end, plus: plus, glued: glued, pause: pause, gap: between}
 		if plus {
 			g.start = plusAt
 		}
 		groups = append(groups, g)
-		plus, apart = false, false
+		plus, pause, between = false, false, together
 	}
 	var words said
 	flush := func() {
@@ -234,7 +359,7 @@ func groupsOf(s string, taken []Span) []group {
 	for i := 0; i < len(s); {
 		if len(taken) > 0 && i >= taken[0].Start {
 			flush()
-			i, taken, apart, plus = max(i, taken[0].End), taken[1:], true, false
+			i, taken, between, plus = max(i, taken[0].End), taken[1:], apart, false
 			masked = i
 			continue
 		}
@@ -265,11 +390,14 @@ func groupsOf(s string, taken []Span) []group {
 			case text == "плюс" || text == "plus":
 				flush()
 				plus, plusAt = true, i
+			case text == "номер" || text == "number" || text == "no":
+				flush()
+				between, plus = max(between, numbered), false
 			case words.take(text, i, end):
 			default:
 				flush()
 				if !words.take(text, i, end) {
-					apart, plus = true, false
+					between, plus = apart, false
 				}
 			}
 			i = end
@@ -277,10 +405,22 @@ func groupsOf(s string, taken []Span) []group {
 			flush()
 			plus, plusAt = true, i
 			i += size
-		default:
-			if !strings.ContainsRune(" \t\n\r().,-–—…\u00a0", r) {
+		case r == '№':
+			flush()
+			between, plus = max(between, numbered), false
+			i += size
+		case unicode.IsSpace(r):
+			i += size
+		case unicode.Is(unicode.Pd, r) || strings.ContainsRune("().,…−", r):
+			if r != '-' { // twenty-five
 				flush()
-				apart, plus = true, false
+			}
+			pause = true
+			i += size
+		default:
+			flush()
+			if plus = false; r != ':' || between != numbered {
+				between = apart
 			}
 			i += size
 		}

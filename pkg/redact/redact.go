@@ -7,14 +7,19 @@
 //
 //	PHONE     Russian and Belarusian numbers with and without their country code,
 //	          others with a plus; in digits however grouped, or in number words
-//	EMAIL     written, or spoken with "собака" and "точка"
-//	CARD      13 to 19 digits whose check digit (Luhn) holds
-//	INN       12 digits whose control digits hold; 10 digits (a company's) only
-//	          behind the word ИНН
+//	EMAIL     written, or spoken with "собака" and, in words or as a sign, "точка"
+//	CARD      13 to 19 digits whose check digit (Luhn) holds, in one piece or in
+//	          fours; in other parts only behind the word карта or card
+//	INN       12 digits whose control digits hold, in parts only behind the word
+//	          ИНН; 10 digits (a company's) only behind it, too
 //	SNILS     11 digits whose control digits hold, grouped 3-3-3-2 or behind the
 //	          word СНИЛС
 //	PASSPORT  4 and 6 digits behind the word паспорт, passport or серия, also
 //	          with the word номер between them
+//
+// A word that says what a number is may stand in the text that was masked
+// before, since one asks and the other answers. Sums in thousands, such as "7 900
+// 000 – 8 500 000", are no phone numbers.
 //
 // Not found are names and addresses, numbers that are dictated over several
 // turns or with other words between their parts, numbers of seven digits
@@ -61,15 +66,19 @@ type Map struct {
 	known map[string]int    // kind and identity → number
 	count map[Kind]int
 	forms map[string]int // kind and identity → ways to write it so far
+	ahead string         // the end of what was masked before
 }
 
-// Mask puts placeholders in the place of personal data. The same data gets the
+// Mask puts placeholders in the place of personal data. The texts of a call come
+// in the order in which they were said. The same data gets the
 // same number within a Map; another way to write it is told apart by a suffix
 // ([PHONE_1.2]), so that Restore gives back the very text.
 func (m *Map) Mask(s string) string {
 	var b strings.Builder
 	at := 0
-	for _, span := range Find(s) {
+	spans := find(m.ahead, s)
+	m.ahead = tail(m.ahead + " " + tail(s))
+	for _, span := range spans {
 		b.WriteString(s[at:span.Start])
 		b.WriteString(m.placeholder(span, s[span.Start:span.End]))
 		at = span.End
@@ -120,13 +129,13 @@ func (m *Map) placeholder(span Span, text string) string {
 
 // Find gives the personal data of a text in the order in which it stands, no
 // two overlapping. It takes time in proportion to the text's length.
-func Find(s string) []Span {
+func Find(s string) []Span { return find("", s) }
+
+// find is Find in a text before which something was said.
+func find(ahead, s string) []Span {
 	spans := matches(s, placeholder, Text)
 	spans = append(spans, matches(s, emailWritten, Email)...)
 	spans = append(spans, matches(s, emailSpoken, Email)...)
-	for _, at := range passportParts.FindAllStringSubmatchIndex(s, -1) {
-		spans = append(spans, Span{Passport, at[2], at[3], onlyDigits(s[at[2]:at[3]])})
-	}
 	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start - b.Start })
 	end := 0
 	spans = slices.DeleteFunc(spans, func(span Span) bool {
@@ -135,30 +144,19 @@ func Find(s string) []Span {
 		return overlaps
 	})
 	// Numbers come last: an address may have one in it.
-	spans = append(spans, numbers(s, spans)...)
+	spans = append(spans, numbers(ahead, s, spans)...)
 	slices.SortFunc(spans, func(a, b Span) int { return a.Start - b.Start })
 	return spans
 }
 
 var (
 	emailWritten = regexp.MustCompile(`[\p{L}\d][\p{L}\d._%+-]*@[\p{L}\d-]+(?:\.[\p{L}\d-]+)*\.\p{L}{2,}`)
-	// "ольга точка петрова собака яндекс точка ру"; the word at alone is too
-	// common in English to mean the sign without a dot behind it.
+	// "ольга точка петрова собака яндекс точка ру", or "собака яндекс.ру"; the word
+	// at alone is too common in English to mean the sign without a dot in words
+	// behind it.
 	emailSpoken = regexp.MustCompile(`(?i)[\p{L}\d_.-]+(?:\s+(?:точка|тире|дефис|подч[её]ркивание|нижнее подч[её]ркивание|dot|underscore)\s+[\p{L}\d_.-]+)*` +
-		`\s+(?:собака|собачка|at)\s+[\p{L}\d_-]+(?:\s+(?:точка|dot)\s+\p{L}{2,})+`)
+		`\s+(?:(?:собака|собачка)\s+[\p{L}\d_-]+(?:(?:\s+(?:точка|dot)\s+|\.)\p{L}{2,})+|at\s+[\p{L}\d_-]+(?:\s+(?:точка|dot)\s+\p{L}{2,})+)`)
 )
-
-// passportParts is a passport with a word between its series and its number.
-var passportParts = regexp.MustCompile(`(?i)(?:паспорт|passport|сери[яию])[^\d]{0,40}(\d\d[ -]?\d\d[ ,.]{0,3}(?:номер|№|number|no\.?)[ :]{0,3}\d{3}[ -]?\d{3})(?:\D|$)`)
-
-func onlyDigits(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < '0' || r > '9' {
-			return -1
-		}
-		return r
-	}, s)
-}
 
 func matches(s string, form *regexp.Regexp, kind Kind) []Span {
 	var list []Span

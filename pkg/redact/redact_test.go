@@ -2,12 +2,15 @@ package redact_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"postcall/pkg/eval"
 	"postcall/pkg/redact"
 )
 
@@ -40,7 +43,16 @@ func TestMask(t *testing.T) {
 		"плюс семь девятьсот девяносто девять ноль ноль ноль ноль ноль ноль два":        "[PHONE_1]",
 		"восемь девятьсот девяносто девять три ноля два ноля ноль два":                  "[PHONE_1]",
 		"plus seven nine nine nine one two three four five six seven":                   "[PHONE_1]",
+		"Ваш номер +7 999 000\u201100\u201102":                                          "Ваш номер [PHONE_1]", // as models write it
+		"8\u202f999\u2009000\u00a000\u202f02":                                           "[PHONE_1]",
+		"восемь девятьсот девяносто девять, сто, двадцать, тридцать":                    "[PHONE_1]",
+		"дом 7 квартира 79, 8 999 000-00-02":                                            "дом 7 квартира 79, [PHONE_1]",
+		"паспорт пришлю, мой телефон 9161234567":                                        "паспорт пришлю, мой телефон [PHONE_1]",
+		"Меня зовут Инна, мой 9161234567":                                               "Меня зовут Инна, мой [PHONE_1]", // its control digit would do
+		"длинный номер 9161234567":                                                      "длинный номер [PHONE_1]",
 		// E-mail.
+		"ольга собака яндекс.ру":                                "[EMAIL_1]",
+		"ivan.petrov собака mail.yandex.ru жду":                 "[EMAIL_1] жду",
 		"пишите на olga.p+flat@example.com, спасибо":            "пишите на [EMAIL_1], спасибо",
 		"ольга собака яндекс точка ру":                          "[EMAIL_1]",
 		"ольга точка петрова собака яндекс точка ру, записали?": "[EMAIL_1], записали?",
@@ -52,16 +64,29 @@ func TestMask(t *testing.T) {
 		"5555555555554444":                       "[CARD_1]",
 		"3782 822463 10005":                      "[CARD_1]",
 		"четыре одиннадцать 4111 1111 1111 1111": "четыре одиннадцать [CARD_1]",
+		"карта сорок один одиннадцать одиннадцать одиннадцать одиннадцать одиннадцать одиннадцать одиннадцать": "карта [CARD_1]",
+		"номер карты 4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1": "номер карты [CARD_1]",
+		"4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1":             "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1",
 		// Tax, insurance, passport.
-		"ИНН 500100732259":        "ИНН [INN_1]",
-		"500100732259":            "[INN_1]",
-		"500100732258":            "500100732258",
-		"инн компании 7707083893": "инн компании [INN_1]",
-		"заказ 7707083893":        "заказ 7707083893",
-		"СНИЛС 112-233-445 95":    "СНИЛС [SNILS_1]",
-		"112-233-445 95":          "[SNILS_1]",
-		"112-233-445 96":          "112-233-445 96",
-		"паспорт 4509 123456":     "паспорт [PASSPORT_1]",
+		"ИНН 5001 0073 2259": "ИНН [INN_1]",
+		"мой инн пятьсот сто семьсот тридцать два двести пятьдесят девять": "мой инн [INN_1]",
+		"500 100 732 259": "500 100 732 259",
+		"снилс сто двенадцать двести тридцать три четыреста сорок пять девяносто пять":  "снилс [SNILS_1]",
+		"паспорт сорок пять ноль девять сто двадцать три четыреста пятьдесят шесть":     "паспорт [PASSPORT_1]",
+		"серия сорок пять ноль девять номер сто двадцать три четыреста пятьдесят шесть": "серия [PASSPORT_1]",
+		"серию 45 09, номер: 123 456":             "серию [PASSPORT_1]",
+		"паспорт и телефон: 4509 123456":          "паспорт и телефон: [PASSPORT_1]",
+		"квартира 4509 номер 123456":              "квартира 4509 номер 123456",
+		"серия 8999 номер 1234567":                "серия 8999 номер 1234567",
+		"ИНН 500100732259":                        "ИНН [INN_1]",
+		"500100732259":                            "[INN_1]",
+		"500100732258":                            "500100732258",
+		"инн компании 7707083893":                 "инн компании [INN_1]",
+		"заказ 7707083893":                        "заказ 7707083893",
+		"СНИЛС 112-233-445 95":                    "СНИЛС [SNILS_1]",
+		"112-233-445 95":                          "[SNILS_1]",
+		"112-233-445 96":                          "112-233-445 96",
+		"паспорт 4509 123456":                     "паспорт [PASSPORT_1]",
 		"паспорт серия 45 09 номер 123456, выдан": "паспорт серия [PASSPORT_1], выдан",
 		"Серия 4509, № 123456":                    "Серия [PASSPORT_1]",
 		"серия 45 09 123456":                      "серия [PASSPORT_1]",
@@ -70,6 +95,11 @@ func TestMask(t *testing.T) {
 		// What stays.
 		"Двухкомнатная, 55 метров, 92 000 евро":          "Двухкомнатная, 55 метров, 92 000 евро",
 		"цена 12 500 000 рублей, первый взнос 3 000 000": "цена 12 500 000 рублей, первый взнос 3 000 000",
+		"от 7 900 000 – 8 500 000 рублей":                "от 7 900 000 – 8 500 000 рублей",
+		"7 900 000-8 500 000":               "7 900 000-8 500 000",
+		"8 900 000, 9 500 000 и 10 200 000": "8 900 000, 9 500 000 и 10 200 000",
+		"2 900 000, 3 100 000":              "2 900 000, 3 100 000",
+		"оборот 9 500 000 000 рублей":       "оборот 9 500 000 000 рублей",
 		"23.11.2026 в 15:30":                "23.11.2026 в 15:30",
 		"2026-11-23 10:30:45":               "2026-11-23 10:30:45",
 		"заказ 100500, доставка с 10 до 14": "заказ 100500, доставка с 10 до 14",
@@ -82,7 +112,9 @@ func TestMask(t *testing.T) {
 		"дом 7 корпус 2 квартира 118":                       "дом 7 корпус 2 квартира 118",
 		"ставка 8,9 процента на 20 лет, платёж 85 400":      "ставка 8,9 процента на 20 лет, платёж 85 400",
 		"собака бежит, точка":                               "собака бежит, точка",
+		"собака бежит. Точка":                               "собака бежит. Точка",
 		"meet me at noon":                                   "meet me at noon",
+		"I saw it at avito.ru":                              "I saw it at avito.ru",
 		"1795000000":                                        "1795000000",
 		"":                                                  "",
 		// What looks like a placeholder is hidden, so that nobody can ask for it.
@@ -128,8 +160,33 @@ func TestMapOfACall(t *testing.T) {
 	}
 }
 
-// The made calls: exactly this is masked in everything that is said in them,
-// so that a false positive shows.
+// The agent asks, and the answer is bare: what a number is stands in the turn
+// before it.
+func TestAnswersOfACall(t *testing.T) {
+	t.Parallel()
+	for name, steps := range map[string][][2]string{
+		"passport": {{"Назовите серию и номер паспорта.", ""}, {"4509 123456", "[PASSPORT_1]"}},
+		"a moment": {{"Продиктуйте ИНН компании.", ""}, {"Сейчас.", ""}, {"7707083893", "[INN_1]"}},
+		"landline": {{"Оставите телефон?", ""}, {"Да, 495 123-45-67", "Да, [PHONE_1]"}},
+		"card":     {{"Номер карты?", ""}, {"41 11 11 11 11 11 11 11", "[CARD_1]"}},
+		"no more":  {{"Назовите серию и номер паспорта.", ""}, {"Не помню, " + strings.Repeat("он остался дома, ", 5), ""}, {"4509 123456", ""}},
+		"order":    {{"Какая сумма?", ""}, {"4509 123456", ""}},
+	} {
+		var m redact.Map
+		for _, step := range steps {
+			want := step[1]
+			if want == "" {
+				want = step[0]
+			}
+			if got := m.Mask(step[0]); got != want {
+				t.Errorf("%s: %q became %q, not %q", name, step[0], got, want)
+			}
+		}
+	}
+}
+
+// The made calls and those of the evaluation: exactly this is masked in
+// everything that is said in them, so that a false positive shows.
 func TestMadeCalls(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../demo/samples/*.json")
@@ -142,6 +199,13 @@ func TestMadeCalls(t *testing.T) {
 	}
 	found := map[string]int{}
 	texts := 0
+	placeholder := regexp.MustCompile(`\[([A-Z]+)_[\d.]+\]`)
+	mask := func(m *redact.Map, text string) {
+		texts++
+		for _, p := range placeholder.FindAllStringSubmatch(m.Mask(text), -1) {
+			found[p[1]+" "+m.Restore(p[0])]++
+		}
+	}
 	for _, file := range append(files, more...) {
 		body, err := os.ReadFile(file)
 		if err != nil {
@@ -151,15 +215,24 @@ func TestMadeCalls(t *testing.T) {
 		if json.Unmarshal(body, &v) != nil {
 			continue // one of them is no JSON, on purpose
 		}
+		var m redact.Map
 		walk(v, "", func(key, text string) {
-			if key != "message" && key != "stringValue" && key != "transcript_summary" {
-				return
-			}
-			texts++
-			for _, span := range redact.Find(text) {
-				found[string(span.Kind)+" "+text[span.Start:span.End]]++
+			if key == "message" || key == "stringValue" || key == "transcript_summary" {
+				mask(&m, text)
 			}
 		})
+	}
+	labelled, err := eval.Load(eval.Calls())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range labelled {
+		var m redact.Map
+		mask(&m, c.Conversation.Title)
+		mask(&m, c.Conversation.Summary)
+		for _, turn := range c.Conversation.Turns {
+			mask(&m, turn.Text)
+		}
 	}
 	var got []string
 	for f := range found {
@@ -174,7 +247,7 @@ func TestMadeCalls(t *testing.T) {
 	if strings.Join(got, "\n")+"\n" != string(want) {
 		t.Errorf("masked are\n%s\nnot\n%s", strings.Join(got, "\n"), want)
 	}
-	if texts < 100 {
+	if texts < 450 {
 		t.Errorf("only %d texts were read", texts)
 	}
 }
@@ -186,10 +259,12 @@ func TestInDigits(t *testing.T) {
 		"плюс семь (девятьсот девяносто девять) три ноля, 02": "+7 (999) 000, 02",
 		"+ 7 999 000-00-02": "+7 999 000-00-02",
 		"двухкомнатная, пятьдесят пять метров": "двухкомнатная, 55 метров",
-		"один":        "1",
-		"плюс":        "плюс",
-		"a\xffb пять": "a\xffb 5",
-		"":            "",
+		"сто, двадцать": "100, 20",
+		"twenty-five":   "25",
+		"один":          "1",
+		"плюс":          "плюс",
+		"a\xffb пять":   "a\xffb 5",
+		"":              "",
 	} {
 		if got := redact.InDigits(text); got != want {
 			t.Errorf("%q became %q, not %q", text, got, want)
@@ -200,8 +275,8 @@ func TestInDigits(t *testing.T) {
 func walk(v any, key string, f func(key, text string)) {
 	switch v := v.(type) {
 	case map[string]any:
-		for k, e := range v {
-			walk(e, k, f)
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			walk(v[k], k, f)
 		}
 	case []any:
 		for _, e := range v {
@@ -232,6 +307,10 @@ func FuzzMask(f *testing.F) {
 		if back := m.Restore(masked); back != text {
 			t.Fatalf("%q came back as %q", text, back)
 		}
+		// Behind what was said before, more may be found.
+		if back := m.Restore(m.Mask(text)); back != text {
+			t.Fatalf("%q came back as %q the second time", text, back)
+		}
 		for _, left := range redact.Find(masked) {
 			if left.Kind == redact.Email || left.Kind == redact.Card {
 				t.Fatalf("%q still holds %q", masked, masked[left.Start:left.End])
@@ -242,7 +321,7 @@ func FuzzMask(f *testing.F) {
 
 // Time per byte must not grow with the length: what a caller says is hostile.
 func BenchmarkFind(b *testing.B) {
-	for name, piece := range map[string]string{"digits": "8", "groups": "8 ", "words": "восемь ", "spoken": "а собака ", "dots": "a.", "speech": "Мне нужна квартира, 55 метров, номер 8 999 000-00-02. "} {
+	for name, piece := range map[string]string{"digits": "8", "groups": "8 ", "words": "восемь ", "spoken": "а собака ", "dots": "a.", "pauses": "8, ", "sums": "9 900, ", "speech": "Мне нужна квартира, 55 метров, номер 8 999 000-00-02. "} {
 		for _, size := range []int{64 << 10, 1 << 20} {
 			text := strings.Repeat(piece, size/len(piece))
 			b.Run(name+"/"+strings.Repeat("x", map[int]int{64 << 10: 1, 1 << 20: 16}[size]), func(b *testing.B) {

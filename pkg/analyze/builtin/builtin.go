@@ -28,9 +28,11 @@ package builtin
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,7 @@ const Name = "builtin"
 
 // PromptVersion stands in stored results for the rules of this package. It
 // changes when they do.
-const PromptVersion = "builtin/3"
+const PromptVersion = "builtin/4"
 
 // Options are what can be set.
 type Options struct {
@@ -226,7 +228,7 @@ func outcome(c *call.Conversation) finding {
 	for _, t := range c.Turns {
 		for _, result := range t.ToolResults {
 			switch {
-			case result.IsError:
+			case failed(result):
 			case transferTool.MatchString(result.Name):
 				return finding{code: call.OutcomeTransfer}
 			case meetingTool.MatchString(result.Name):
@@ -256,6 +258,31 @@ func outcome(c *call.Conversation) finding {
 	return finding{code: metCriterion(c, false)}
 }
 
+// failed reports whether a tool did not do its work. Many answer without an error
+// and say so in what they answer.
+func failed(r call.ToolResult) bool {
+	if r.IsError {
+		return true
+	}
+	var answer map[string]any
+	if json.Unmarshal([]byte(r.Value), &answer) != nil {
+		return false // a text, or nothing
+	}
+	for _, key := range []string{"success", "ok", "booked"} {
+		if done, told := answer[key].(bool); told && !done {
+			return true
+		}
+	}
+	if fault := answer["error"]; fault != nil && fault != false && fault != "" {
+		return true
+	}
+	status, _ := answer["status"].(string)
+	return slices.Contains([]string{"error", "failed", "failure"}, strings.ToLower(status))
+}
+
+// agents begin the sentences that say what the agent wanted, not the customer.
+var agents = regexp.MustCompile(`(?i)^(?:(?:the|an?|ai|voice|virtual|голосовой|виртуальный) )*(?:агент|ассистент|помощник|бот|робот|оператор|менеджер|специалист|agent|assistant|bot|operator)(?:[ ,]|$)`)
+
 // wishes are the words by which ElevenLabs' summaries say what somebody wanted.
 var wishes = regexp.MustCompile(`(?i)(?:^|[ (])(?:хочет|хотел[аи]?|желает|ищет|искал[аи]?|просит|просил[аи]?|попросил[аи]?|интересу(?:ется|ются)|интересовал(?:ся|ась|ись)|спрашива(?:ет|ют|л[аи]?)|спросил[аи]?|уточня(?:ет|л[аи]?)|узнал[аи]?|жалу(?:ется|ются)|жаловал(?:ся|ась)|требует|wants?|wanted|asks?|asked|inquire[sd]|enquire[sd]|requests?|requested|(?:is|was) looking for|would like)(?:[ ,.;:]|$)`)
 
@@ -266,7 +293,7 @@ func (a *Analyzer) intent(c *call.Conversation) *string {
 		return a.optional(c, s, call.MaxIntent)
 	}
 	for sentence := range strings.SplitSeq(analyze.Clean(c.Summary), ". ") {
-		if wishes.MatchString(sentence) {
+		if wishes.MatchString(sentence) && !agents.MatchString(sentence) {
 			return a.optional(c, strings.TrimSuffix(sentence, "."), call.MaxIntent)
 		}
 	}
@@ -360,7 +387,7 @@ func (a *Analyzer) summary(c *call.Conversation, r call.Result, m call.Metrics) 
 		b.WriteString(" длительностью " + duration(c.Duration))
 	}
 	fmt.Fprintf(&b, ", реплик клиента — %d, агента — %d.", m.UserTurns, m.AgentTurns)
-	if r.Topic != nil {
+	if r.Topic != nil && analyze.Russian(*r.Topic) {
 		fmt.Fprintf(&b, " Тема по данным ElevenLabs: «%s».", *r.Topic)
 	}
 	if r.Outcome != nil {

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"postcall/pkg/analyze"
 	"postcall/pkg/analyze/analyzetest"
 	"postcall/pkg/analyze/builtin"
 	"postcall/pkg/call"
@@ -41,6 +42,11 @@ func TestOutcome(t *testing.T) {
 	tool := func(name string, failed bool) *call.Conversation {
 		c := said("Добрый день")
 		c.Turns[0].ToolResults = []call.ToolResult{{Name: name, IsError: failed}}
+		return c
+	}
+	answered := func(name, value string) *call.Conversation {
+		c := tool(name, false)
+		c.Turns[0].ToolResults[0].Value = value
 		return c
 	}
 	successful := said("Сколько стоит доставка?")
@@ -81,6 +87,13 @@ func TestOutcome(t *testing.T) {
 		"transfer failed":                   {tool("transfer_to_number", true), call.OutcomeUnclear},
 		"to another machine":                {tool("transfer_to_agent", false), call.OutcomeUnclear},
 		"booked":                            {tool("book_viewing", false), call.OutcomeMeeting},
+		"booked, it says":                   {answered("book_viewing", `{"success": true, "error": null, "status": "booked"}`), call.OutcomeMeeting},
+		"booked, in words":                  {answered("book_viewing", "ok"), call.OutcomeMeeting},
+		"not booked: success":               {answered("book_viewing", `{"success": false, "message": "no slot"}`), call.OutcomeUnclear},
+		"not booked: ok":                    {answered("book_viewing", `{"ok":false}`), call.OutcomeUnclear},
+		"not booked: error":                 {answered("book_viewing", `{"error":"slot is taken"}`), call.OutcomeUnclear},
+		"not booked: status":                {answered("book_viewing", `{"status":"Failed"}`), call.OutcomeUnclear},
+		"not transferred":                   {answered("transfer_to_number", `{"status":"error"}`), call.OutcomeUnclear},
 		"voicemail":                         {tool("voicemail_detection", false), call.OutcomeNoContact},
 		"refusal":                           {said("Спасибо, мне не интересно."), call.OutcomeRefused},
 		"refusal, English":                  {said("I'm not interested, don't call me again"), call.OutcomeRefused},
@@ -164,6 +177,9 @@ func TestEnglishSummaryIsNotPassedOff(t *testing.T) {
 	c := analyzetest.Conversation()
 	c.Summary, c.Title = "The customer asked about a flat.", strings.Repeat("Flat ", 100)
 	r := analyse(t, c)
+	if bare := analyse(t, &call.Conversation{Turns: c.Turns, Title: c.Title}); !analyze.Russian(r.SummaryRU) || !analyze.Russian(bare.SummaryRU) {
+		t.Errorf("summaries are not Russian: %q, %q", r.SummaryRU, bare.SummaryRU)
+	}
 	if strings.Contains(r.SummaryRU, "customer") || !strings.Contains(r.SummaryRU, "1 мин 34 с") {
 		t.Errorf("summary is %q", r.SummaryRU)
 	}
@@ -216,6 +232,24 @@ func TestIntentIsTheSummarysWish(t *testing.T) {
 	c.Summary = "Разговор о доме. Клиент хотел узнать цену. Обещали прислать."
 	if got := analyse(t, c).Intent; got == nil || *got != "Клиент хотел узнать цену" {
 		t.Errorf("intent is %v", got)
+	}
+	for summary, want := range map[string]string{
+		"Агент спросил бюджет и предложил встречу.":                     "",
+		"Голосовой агент Анна уточнила бюджет. Клиент ищет студию.":     "Клиент ищет студию",
+		"The agent asked for the order number and promised an answer.":  "",
+		"The AI assistant wanted the number. The customer asked of it.": "The customer asked of it",
+		"Менеджер хотел узнать адрес. Разговор прервался.":              "",
+		"Клиент спросил агента о цене.":                                 "Клиент спросил агента о цене",
+		"Агентство недвижимости интересуется клиентка.":                 "Агентство недвижимости интересуется клиентка",
+	} {
+		c.Summary = summary
+		got := ""
+		if intent := analyse(t, c).Intent; intent != nil {
+			got = *intent
+		}
+		if got != want {
+			t.Errorf("intent of %q is %q, not %q", summary, got, want)
+		}
 	}
 	c.Summary = "Клиент хотел <b>скидку</b>, звонить +7 999 000-00-79, http://skidka.example."
 	r := analyse(t, c)

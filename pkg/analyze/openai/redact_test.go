@@ -75,6 +75,20 @@ func TestRedactedInWords(t *testing.T) {
 	}
 }
 
+// The agent asks, and the answer is bare: it does not leave either.
+func TestRedactedAnswers(t *testing.T) {
+	t.Parallel()
+	a, server := setup(t, func(o *Options) { o.Redact = true }, openaitest.Success())
+	c := analyzetest.Conversation()
+	c.Turns[3].Text, c.Turns[4].Text = "Назовите серию и номер паспорта.", "Сорок пять ноль девять, 123 456."
+	if _, err := a.Analyze(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if body := string(server.Requests()[0].Body); strings.Contains(body, "123 456") || !strings.Contains(body, "[PASSPORT_1]") {
+		t.Error("the passport left for the server")
+	}
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
