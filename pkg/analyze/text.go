@@ -83,10 +83,11 @@ func words(s string) string {
 	return b.String()
 }
 
+// digits are the digits of a text, of whatever script, in plain ones.
 func digits(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return r
+		if d := digit(r); d != 0 {
+			return d
 		}
 		return -1
 	}, s)

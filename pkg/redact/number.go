@@ -209,6 +209,24 @@ func InDigits(s string) string {
 	return b.String()
 }
 
+// Group is a stretch of digits in a text, or of words that say one number, with
+// its place in bytes.
+type Group struct {
+	Digits     string
+	Start, End int
+	Plus       bool // a plus stands before it, and belongs to its place
+	Apart      bool // more than a separator stands between it and the group before
+}
+
+// Groups gives the numbers of a text, in digits and in words, in their order.
+func Groups(s string) []Group {
+	var list []Group
+	for _, g := range groupsOf(s, nil) {
+		list = append(list, Group{g.digits, g.start, g.end, g.plus, g.apart})
+	}
+	return list
+}
+
 // groupsOf reads a text as groups: runs of digits, and number words put
 // together.
 func groupsOf(s string, taken []Span) []group {
