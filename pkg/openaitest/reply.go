@@ -57,6 +57,13 @@ func Length() Reply {
 	return func(x Exchange) { x.complete("length", `{"injection_suspected":false,"criteria":[{"crit`, "") }
 }
 
+// OutputLimit answers 400 as for a reasoning model that used up the cap on tokens
+// before it had written anything.
+func OutputLimit() Reply {
+	return Error(http.StatusBadRequest, "invalid_request_error", "", "",
+		"Could not finish the message because max_tokens or model output limit was reached. Please try again with higher max_tokens.")
+}
+
 // ContentFilter answers with a text that the server's filter took away.
 func ContentFilter() Reply { return func(x Exchange) { x.complete("content_filter", "", "") } }
 

@@ -26,8 +26,8 @@
 //	400 content_filter, invalid_prompt         Refused
 //	other 4xx                                  Invalid
 //	refusal, finish_reason content_filter      Refused
-//	finish_reason length, twice                Invalid: the same call would be cut off again; a
-//	                                             person may raise MaxOutputTokens and retry it
+//	finish_reason length, twice, or 400        Invalid: the same call would be cut off again; a
+//	  that says so                               person may raise MaxOutputTokens and retry it
 //	more parts than MaxParts                   Invalid: before anything is sent
 //	no choices, not the API's JSON             Internal: the queue may retry
 //	answer not as asked, repair included       Internal: the queue may retry

@@ -224,6 +224,7 @@ func TestFailures(t *testing.T) {
 		"content filter as an error":  {replies: bad(400, "content_filter", "prompt", "filtered"), code: call.Refused, requests: 1},
 		"invalid prompt":              {replies: bad(400, "invalid_prompt", "", "flagged"), code: call.Refused, requests: 1},
 		"length twice":                {replies: two(openaitest.Length()), code: call.Invalid, requests: 2},
+		"output limit twice":          {replies: two(openaitest.OutputLimit()), code: call.Invalid, requests: 2, text: openaitest.RequestID(1)},
 		"no choices":                  {replies: one(openaitest.NoChoices()), code: call.Internal, requests: 1},
 		"invalid JSON twice":          {replies: two(openaitest.InvalidJSON()), code: call.Internal, requests: 2},
 		"schema violation twice":      {replies: two(openaitest.SchemaViolation()), code: call.Internal, requests: 2, text: "quality"},
@@ -246,7 +247,7 @@ func TestFailures(t *testing.T) {
 		"request time-out":            {replies: one(openaitest.ServerError(408)), code: call.Unavailable, requests: 1},
 		"conflict":                    {replies: one(openaitest.ServerError(409)), code: call.Unavailable, requests: 1},
 		"internal":                    {replies: one(openaitest.ServerError(500)), code: call.Unavailable, requests: 1, text: "server_error"},
-		"overloaded":                  {replies: one(openaitest.ServerError(503)), code: call.Unavailable, requests: 1},
+		"overloaded":                  {replies: one(openaitest.ServerError(503)), code: call.Unavailable, requests: 1, text: openaitest.RequestID(0)},
 		"bad gateway as a page":       {replies: one(openaitest.Page(502)), code: call.Unavailable, requests: 1, text: "502"},
 		"a page for an answer":        {replies: one(openaitest.Page(200)), code: call.Internal, requests: 1},
 		"no answer":                   {replies: one(openaitest.Hang()), timeout: 50 * time.Millisecond, code: call.Unavailable, requests: 1, text: "50ms"},
@@ -341,19 +342,20 @@ func TestRecoveries(t *testing.T) {
 		replies  []openaitest.Reply
 		requests int
 	}{
-		"code fences":                 {[]openaitest.Reply{openaitest.Fenced()}, 1},
-		"a slow start":                {[]openaitest.Reply{openaitest.When(ready, openaitest.Success())}, 1},
-		"length, then a whole answer": {[]openaitest.Reply{openaitest.Length()}, 2},
-		"invalid JSON, repaired":      {[]openaitest.Reply{openaitest.InvalidJSON()}, 2},
-		"schema violation, repaired":  {[]openaitest.Reply{openaitest.SchemaViolation()}, 2},
-		"empty answer, repaired":      {[]openaitest.Reply{openaitest.Content("")}, 2},
-		"English summary, repaired":   {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["summary_ru"] = "The customer asked for a flat." })}, 2},
-		"an endless topic, repaired":  {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["topic"] = strings.Repeat("я", call.MaxTopic+1) })}, 2},
-		"a missing field, repaired":   {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { delete(a, "sentiment") })}, 2},
-		"a wrong type, repaired":      {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["quality"] = "five" })}, 2},
-		"cut, wrong, then right":      {[]openaitest.Reply{openaitest.Length(), openaitest.InvalidJSON()}, 3},
-		"unknown fields are harmless": {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["more"] = 1 })}, 1},
-		"too many recommendations":    {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["recommendations"] = make([]string, 50) })}, 1}, // empty ones are dropped
+		"code fences":                  {[]openaitest.Reply{openaitest.Fenced()}, 1},
+		"a slow start":                 {[]openaitest.Reply{openaitest.When(ready, openaitest.Success())}, 1},
+		"length, then a whole answer":  {[]openaitest.Reply{openaitest.Length()}, 2},
+		"all tokens used for thoughts": {[]openaitest.Reply{openaitest.OutputLimit()}, 2},
+		"invalid JSON, repaired":       {[]openaitest.Reply{openaitest.InvalidJSON()}, 2},
+		"schema violation, repaired":   {[]openaitest.Reply{openaitest.SchemaViolation()}, 2},
+		"empty answer, repaired":       {[]openaitest.Reply{openaitest.Content("")}, 2},
+		"English summary, repaired":    {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["summary_ru"] = "The customer asked for a flat." })}, 2},
+		"an endless topic, repaired":   {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["topic"] = strings.Repeat("я", call.MaxTopic+1) })}, 2},
+		"a missing field, repaired":    {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { delete(a, "sentiment") })}, 2},
+		"a wrong type, repaired":       {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["quality"] = "five" })}, 2},
+		"cut, wrong, then right":       {[]openaitest.Reply{openaitest.Length(), openaitest.InvalidJSON()}, 3},
+		"unknown fields are harmless":  {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["more"] = 1 })}, 1},
+		"too many recommendations":     {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) { a["recommendations"] = make([]string, 50) })}, 1}, // empty ones are dropped
 		"an unknown verdict, repaired": {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) {
 			a["criteria"] = []any{map[string]any{"criterion": "courteous", "verdict": "yes"}}
 		})}, 2},

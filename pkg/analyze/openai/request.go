@@ -42,6 +42,9 @@ func (a *Analyzer) ask(ctx context.Context, f *form, messages []sdk.ChatCompleti
 	}
 	var response *http.Response
 	completion, err := a.chat.New(ctx, params, option.WithResponseInto(&response))
+	if onlyThoughts(err) {
+		return reply{cut: true, model: a.o.Model, requestID: requestID(response)}, nil
+	}
 	if err != nil {
 		return reply{}, a.failure(ctx, err, response, transcript)
 	}
