@@ -406,6 +406,10 @@ func TestRussian(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
 		"Клиент спросил про iPhone 15 Pro": true, "The customer asked.": false, "": false, "12345": false, "да, The customer asked": false,
+		"Клієнт запитав про ціну квартири і попросив передзвонити.":                                                                  false, // Ukrainian
+		"Кліент спытаў пра кошт кватэры і папрасіў ператэлефанаваць.":                                                                false, // Belarusian
+		"Клиент пәтердің бағасын сұрады және қайта қоңырау шалуды өтінді":                                                            false, // Kazakh
+		"Клиентка Наталія Ўласевіч спросила о квартире в ЖК «Ёлки» и просит перезвонить ей завтра после шести, разговор был о цене.": true,
 	} {
 		if analyze.Russian(text) != want {
 			t.Errorf("Russian(%q) is not %t", text, want)
