@@ -47,6 +47,14 @@ func Fenced() Reply {
 	}
 }
 
+// Thinking answers as reasoning models do on a server that does not part their
+// thoughts from the answer, and whose template has begun them.
+func Thinking() Reply {
+	return func(x Exchange) {
+		x.complete("stop", "The form is {\"quality\": …}. A 4 then: {\"quality\": 4}?\n</think>\n\n"+encode(AnswerTo(x.Request)), "")
+	}
+}
+
 // Refusal answers with a message of the model that it will not.
 func Refusal() Reply {
 	return func(x Exchange) { x.complete("stop", "", "I'm sorry, I can't assist with that request.") }

@@ -130,7 +130,12 @@ type draft struct {
 // read makes an answer a draft or says what is wrong with it, in words that
 // the model can mend it by and that repeat nothing of what it wrote.
 func (f *form) read(text string) (*draft, error) {
-	// Whatever stands around the object (code fences, a greeting) is dropped.
+	// Whatever stands around the object (thoughts, code fences, a greeting) is
+	// dropped. Templates often give the model the begin of its thoughts, so that
+	// only their end is in the answer; it may stand in a quote as well.
+	if thoughts, after, ended := strings.Cut(text, "</think>"); ended && !strings.HasPrefix(strings.TrimLeft(thoughts, " \n`json"), "{") {
+		text = after
+	}
 	begin, end := strings.IndexByte(text, '{'), strings.LastIndexByte(text, '}')
 	if begin < 0 || end < begin {
 		return nil, call.Errorf(call.Invalid, "it holds no JSON object")

@@ -342,6 +342,10 @@ func TestRecoveries(t *testing.T) {
 		replies  []openaitest.Reply
 		requests int
 	}{
+		"thoughts before the answer": {[]openaitest.Reply{openaitest.Thinking()}, 1},
+		"a quote that ends thoughts": {[]openaitest.Reply{openaitest.Answer(func(a map[string]any) {
+			a["evidence"] = []any{map[string]any{"claim": "Странные слова", "turn": 1, "quote": "</think>{"}}
+		})}, 1},
 		"code fences":                  {[]openaitest.Reply{openaitest.Fenced()}, 1},
 		"a slow start":                 {[]openaitest.Reply{openaitest.When(ready, openaitest.Success())}, 1},
 		"length, then a whole answer":  {[]openaitest.Reply{openaitest.Length()}, 2},
