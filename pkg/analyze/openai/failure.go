@@ -70,6 +70,14 @@ func onlyThoughts(err error) bool {
 	return ok && e.StatusCode == http.StatusBadRequest && strings.Contains(e.Message, "model output limit was reached")
 }
 
+// forbiddenByPage reports whether a request was forbidden in another way than the
+// API's: by a firewall that may have read it. What one caller says must not
+// pause the analyses of all others, each time it is tried again.
+func forbiddenByPage(err error) bool {
+	e, ok := errors.AsType[*sdk.Error](err)
+	return ok && e.StatusCode == http.StatusForbidden && e.Code == "" && e.Type == "" && e.Message == ""
+}
+
 func classify(status int, kind, code, param, message string) call.Code {
 	quota := []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 	switch {

@@ -19,6 +19,7 @@
 //	429                                        RateLimited, RetryAfter as told, at most 15 minutes
 //	429 insufficient_quota, 402                Credentials
 //	401, 403                                   Credentials
+//	403 as a page, while a probe is taken      Unavailable: something forbids this call alone
 //	404: no such model or no such address      Credentials: a person must mend the configuration
 //	400 that blames the model's name, the      Credentials: the same; every other call would
 //	  response format or another setting,        fail as this one did
