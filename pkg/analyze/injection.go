@@ -19,11 +19,15 @@ type order struct {
 	rest   string // an expression for what follows
 }
 
+// orderedAbroad are instructions in other languages.
+const orderedAbroad = `instru\S*|istruzion\S*|anweisung\S*|consign\S*|polece\S*|talimat\S*|інструкц\S*|вказівк\S*`
+
 var orders = []order{
 	{"ignore disregard forget override", `(?: \S+){0,4} (?:above|previous|prior|preceding|earlier|instructions?|rules|prompts?) `},
 	// The same in French, Spanish, Portuguese, Italian, German, Polish, Turkish,
 	// Ukrainian and Belarusian.
-	{"ignor* oubli* olvida* esquece* dimentica* vergiss* vergessen* zignoruj* unut* ігнор* проігнор* забудь* забудзь*", `(?: \S+){0,4} (?:instru\S*|istruzion\S*|anweisung\S*|consign\S*|instrukc\S*|polece\S*|talimat\S*|pr[eé]c[eé]dent\S*|anterior\S*|vorherig\S*|poprzedni\S*|önceki\S*|інструкц\S*|вказівк\S*|указанн\S*|попередн\S*|папярэдн\S*) `},
+	{"ignor* zignoruj* ігнор* ігнар* проігнор*", `(?: \S+){0,4} (?:` + orderedAbroad + `|pr[eé]c[eé]dent\S*|anterior\S*|vorherig\S*|poprzedni\S*|попередн\S*|папярэдн\S*) `},
+	{"oubli* olvida* esquece* esqueça* dimentica* vergiss* vergessen* zapomnij* unut* забудь* забудзь*", `(?: \S+){0,4} (?:` + orderedAbroad + `) `},
 	{"system developer", ` (?:prompt|message|instructions?) `},
 	{"you", ` are now `},
 	{"from", ` now on you `},
