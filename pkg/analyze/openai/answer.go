@@ -339,15 +339,10 @@ func confineQuotes(c *call.Conversation, region string, d *draft) {
 // that gives orders to a machine proves nothing.
 func proofs(c *call.Conversation, criteria []call.Judgement) []call.Judgement {
 	criteria = slices.Clone(criteria)
-	for _, t := range c.Turns {
-		if !analyze.Orders(t) {
-			continue
-		}
-		for i, j := range criteria {
-			if j.Turn != nil && *j.Turn == t.Index {
-				criteria[i].Supported = false
-			}
-		}
+	for i, j := range criteria {
+		criteria[i].Supported = j.Supported && !slices.ContainsFunc(c.Turns, func(t call.Turn) bool {
+			return t.Index == *j.Turn && analyze.Orders(t)
+		})
 	}
 	return criteria
 }
