@@ -135,12 +135,11 @@ func (r *confiner) told(e164 string) bool {
 }
 
 var (
-	// dateLike are dates as they are written in numbers. Days and months of one
-	// digit are left out: a phone number can be written like that.
-	dateLike = regexp.MustCompile(`\b(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?:19|20)\d\d\b|\b(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b`)
+	// momentLike are dates and times as they are written in digits. Days and months
+	// of one digit are left out: a phone number can be written like that.
+	momentLike = regexp.MustCompile(`(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?:19|20)\d\d|(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:[01]?\d|2[0-3]):[0-5]\d`)
 	// shortDate is enough to doubt that digits without any sign of a number are one.
 	shortDate = regexp.MustCompile(`\b\d{1,2}\.\d{1,2}\.(?:\d{4}|\d\d)\b`)
-	timeLike  = regexp.MustCompile(`(^|[^\d:])(?:[01]?\d|2[0-3]):[0-5]\d($|[^\d:])`)
 	// announcing says that a number to dial follows.
 	announcing = regexp.MustCompile(`(?i)телефон|тел\.|номер|звон|набер|набра|связ|контакт|смс|напис|пиш|в[оа]тсап|телеграм|вайбер|phone|number|call|dial|sms|whatsapp|telegram|viber`)
 )
@@ -192,11 +191,7 @@ type numbers struct {
 // numbersOf reads a text. at says where the bytes of plain stand in it.
 func numbersOf(s, region string) (n numbers, at []int) {
 	plain, at := legible(s)
-	plain = dateLike.ReplaceAllStringFunc(plain, blank)
-	for range 2 { // neighbours share the sign between them
-		plain = timeLike.ReplaceAllStringFunc(plain, blank)
-	}
-	plain = strings.ReplaceAll(plain, ":", "-")
+	plain = strings.ReplaceAll(withoutMoments(plain), ":", "-")
 	n = numbers{region: region, plain: plain, groups: redact.Groups(plain)}
 	for _, word := range announcing.FindAllStringIndex(plain, -1) {
 		n.announced = append(n.announced, word[1])
@@ -268,8 +263,35 @@ func (n *numbers) cutsSum(i int) bool {
 	return !slices.ContainsFunc(n.groups[first+1:last+1], func(g redact.Group) bool { return len(g.Digits) != 3 })
 }
 
-// blank is a text of the same length in which nothing is read.
-func blank(s string) string { return strings.Repeat("%", len(s)) }
+// withoutMoments blanks the dates and times of a text, but not what stands right
+// between other digits: that may be a part of a number.
+func withoutMoments(s string) string {
+	b := []byte(s)
+	digit := func(i int) bool { return i >= 0 && i < len(b) && b[i] >= '0' && b[i] <= '9' }
+	free := func(i, step int) bool {
+		if i >= 0 && i < len(b) && b[i] == ':' {
+			return false
+		}
+		for range 4 {
+			if i < 0 || i >= len(b) || !strings.ContainsRune(" -.()", rune(b[i])) {
+				break
+			}
+			i += step
+		}
+		return !digit(i)
+	}
+	moments := momentLike.FindAllStringIndex(s, -1)
+	slices.Reverse(moments)
+	for range 2 { // from both ends, since a row of them frees one another
+		slices.Reverse(moments)
+		for _, at := range moments {
+			if !digit(at[0]-1) && !digit(at[1]) && (free(at[0]-1, -1) || free(at[1], 1)) {
+				copy(b[at[0]:], strings.Repeat("%", at[1]-at[0]))
+			}
+		}
+	}
+	return string(b)
+}
 
 // heard are the digits that were said, one turn after another.
 type heard struct {
