@@ -99,6 +99,7 @@ func TestNumbersInDisguise(t *testing.T) {
 	}{
 		"in words":               {everywhere(words), []string{"девятьсот", "шестьдесят"}},
 		"in words with signs":    {everywhere("восемь - девятьсот, пять: сто двадцать три; сорок пять / шестьдесят семь"), []string{"девятьсот", "шестьдесят"}},
+		"words without spaces":   {everywhere("восемьдевятьсотпять стодвадцатьтри сорокпятьшестьдесятсемь"), []string{"девятьсот", "шестьдесят"}},
 		"digit by digit":         {everywhere("плюс семь девять ноль пять один два три четыре пять шесть семь"), []string{"четыре", "девять"}},
 		"in words and digits":    {everywhere("8 девятьсот пять 123 сорок пять 67"), []string{"девятьсот", "123", "67"}},
 		"words for the signs":    {everywhere("восемь тире девятьсот пять тире 123 потом 45 потом 67"), []string{"девятьсот", "123"}},
