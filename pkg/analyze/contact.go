@@ -2,7 +2,6 @@ package analyze
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -56,7 +55,7 @@ func Phone(c *call.Conversation, region, claimed string) *string {
 	if n, ok := NormalPhone(c.ExternalNumber, region); ok {
 		return &n
 	}
-	if n, ok := dictatedPhone(claimed, region); ok && numberTold(c, n, call.RoleUser) {
+	if n, ok := dictatedPhone(claimed, region); ok && hear(c, call.RoleUser).number(n) {
 		if own, known := NormalPhone(c.AgentNumber, region); !known || own != n {
 			return &n
 		}
@@ -116,36 +115,6 @@ func SaidPhones(c *call.Conversation, region string) []Said {
 	return list
 }
 
-// numberTold reports whether the national part of an E.164 number occurs among
-// the digits that the roles said, one turn after another, or is a collected
-// value. One that only stands somewhere in a collected text is not: a model
-// wrote that text, and may have been told to.
-func numberTold(c *call.Conversation, e164 string, roles ...call.Role) bool {
-	n, err := phonenumbers.Parse(e164, "")
-	if err != nil {
-		return false
-	}
-	national := phonenumbers.GetNationalSignificantNumber(n)
-	// In digits alone as well: a word such as "один" may stand between two parts
-	// of a number without belonging to it.
-	var written, spoken strings.Builder
-	for _, t := range c.Turns {
-		if slices.Contains(roles, t.Role) {
-			written.WriteString(digits(t.Text))
-			spoken.WriteString(digits(redact.InDigits(t.Text)))
-		}
-	}
-	if strings.Contains(written.String(), national) || strings.Contains(spoken.String(), national) {
-		return true
-	}
-	for _, d := range c.Collected {
-		if d.Value != nil && !strings.ContainsFunc(*d.Value, unicode.IsLetter) && strings.HasSuffix(digits(*d.Value), national) {
-			return true
-		}
-	}
-	return false
-}
-
 // ClientName gives the customer's name, nil when it is not known: the one that
 // the agent's own variables gave (Conversation.KnownName); else claimed, what a
 // model read, but only if each of its words was said, in whatever case of the
@@ -156,7 +125,7 @@ func ClientName(c *call.Conversation, claimed string) *string {
 		saidName(c, claimed),
 		Collected(c, "client_name", "customer_name", "user_name", "caller_name", "full_name", "first_name", "name", "fio", "имя", "имя_клиента", "фио"),
 	} {
-		if name = Clean(name); isName(name) {
+		if name = Clean(name); isName(name) && !dictates(c, name) {
 			name = Shorten(name, call.MaxName)
 			return &name
 		}
@@ -178,6 +147,13 @@ func saidName(c *call.Conversation, name string) string {
 		}
 	}
 	return name
+}
+
+// dictates reports whether a text holds a stranger's number, which letters can
+// say too.
+func dictates(c *call.Conversation, s string) bool {
+	_, foreign := Confine(c, "", s)
+	return foreign
 }
 
 // isName keeps markup and sentences out of the field that people are addressed
@@ -227,49 +203,4 @@ func Collected(c *call.Conversation, names ...string) string {
 	return ""
 }
 
-var (
-	phoneLike = regexp.MustCompile(`\+?\d(?:[\s().–-]{0,3}\d){8,14}`)
-	linkLike  = regexp.MustCompile(`(?i)(?:[a-z][a-z0-9+.-]*://|www\.|(?:javascript|data|mailto):)\S+`)
-	tagLike   = regexp.MustCompile(`<[/!a-zA-Z][^<>]*>`)
-)
-
-// maxConfined bounds what Confine looks at, in characters: more than any text
-// of a result has.
-const maxConfined = 4 * call.MaxSummary
-
-// Confine takes out of a model's text what could lead its reader astray: phone
-// numbers and links that do not come from the conversation, and markup tags. A
-// model that obeys its caller must not send the staff to a stranger's number.
-// The text comes back as Clean makes it, cut where it is endless.
-func Confine(c *call.Conversation, region, s string) string {
-	// Signs that do not show go first: they would hide a number or a link.
-	s = Shorten(Clean(s), maxConfined)
-	// What is taken out may leave something else of the kind.
-	for range 4 {
-		confined := confineOnce(c, region, s)
-		if confined == s {
-			return s
-		}
-		s = confined
-	}
-	return "[текст убран]" // it was made to be like that
-}
-
-func confineOnce(c *call.Conversation, region, s string) string {
-	for tagLike.MatchString(s) { // what is left of <<b>script> is a tag again
-		s = tagLike.ReplaceAllString(s, "")
-	}
-	s = linkLike.ReplaceAllString(s, "[ссылка убрана]")
-	s = phoneLike.ReplaceAllStringFunc(s, func(raw string) string {
-		n, ok := NormalPhone(raw, region)
-		if !ok {
-			// Digits that are no number to dial: an account, a sum, a date.
-			return raw
-		}
-		if own, known := NormalPhone(c.ExternalNumber, region); known && own == n || numberTold(c, n, call.RoleUser, call.RoleAgent) {
-			return raw
-		}
-		return "[номер убран]"
-	})
-	return Clean(s)
-}
+var phoneLike = regexp.MustCompile(`\+?\d(?:[\s().–-]{0,3}\d){8,14}`)

@@ -19,8 +19,15 @@ type order struct {
 	rest   string // an expression for what follows
 }
 
+// orderedAbroad are instructions in other languages.
+const orderedAbroad = `instru\S*|istruzion\S*|anweisung\S*|consign\S*|polece\S*|talimat\S*|інструкц\S*|вказівк\S*`
+
 var orders = []order{
 	{"ignore disregard forget override", `(?: \S+){0,4} (?:above|previous|prior|preceding|earlier|instructions?|rules|prompts?) `},
+	// The same in French, Spanish, Portuguese, Italian, German, Polish, Turkish,
+	// Ukrainian and Belarusian.
+	{"ignor* zignoruj* ігнор* ігнар* проігнор*", `(?: \S+){0,4} (?:` + orderedAbroad + `|pr[eé]c[eé]dent\S*|anterior\S*|vorherig\S*|poprzedni\S*|попередн\S*|папярэдн\S*) `},
+	{"oubli* olvida* esquece* esqueça* dimentica* vergiss* vergessen* zapomnij* unut* забудь* забудзь*", `(?: \S+){0,4} (?:` + orderedAbroad + `) `},
 	{"system developer", ` (?:prompt|message|instructions?) `},
 	{"you", ` are now `},
 	{"from", ` now on you `},
@@ -86,15 +93,13 @@ const injectionSigns = "<[:="
 
 // InjectionSuspected reports whether somebody on the caller's side seems to
 // give orders to a machine that reads the transcript.
-func InjectionSuspected(c *call.Conversation) bool {
-	for _, t := range c.Turns {
-		if t.Role == call.RoleAgent {
-			continue
-		}
-		bare := words(t.Text)
-		if ordered(bare) || (strings.ContainsAny(t.Text, injectionSigns) || strings.Contains(bare, "transcript")) && injectionText.MatchString(t.Text) {
-			return true
-		}
+func InjectionSuspected(c *call.Conversation) bool { return slices.ContainsFunc(c.Turns, Orders) }
+
+// Orders reports whether a turn seems to hold such an order.
+func Orders(t call.Turn) bool {
+	if t.Role == call.RoleAgent {
+		return false
 	}
-	return false
+	bare := words(t.Text)
+	return ordered(bare) || (strings.ContainsAny(t.Text, injectionSigns) || strings.Contains(bare, "transcript")) && injectionText.MatchString(t.Text)
 }

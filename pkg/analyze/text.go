@@ -23,19 +23,25 @@ func Clean(s string) string {
 	return strings.Join(strings.Fields(s), " ")
 }
 
-// Russian reports whether most letters of a text are Cyrillic. It cannot tell
-// Russian from its neighbours, nor does it need to.
+// Russian reports whether most letters of a text are Cyrillic and those that
+// Russian does not have are no more than a name or two brings along: customers
+// speak Belarusian, Ukrainian and Kazakh too, and a model may answer in kind.
 func Russian(s string) bool {
-	var letters, cyrillic int
+	var letters, cyrillic, other int
 	for _, r := range s {
-		if unicode.IsLetter(r) {
-			letters++
-			if unicode.Is(unicode.Cyrillic, r) {
-				cyrillic++
+		if !unicode.IsLetter(r) {
+			continue
+		}
+		letters++
+		if unicode.Is(unicode.Cyrillic, r) {
+			cyrillic++
+			if l := unicode.ToLower(r); (l < 'а' || l > 'я') && l != 'ё' {
+				other++
 			}
 		}
 	}
-	return cyrillic > 0 && cyrillic*2 >= letters
+	const few, often = 2, 25 // one letter in fifteen is і in Ukrainian and Belarusian
+	return cyrillic > 0 && cyrillic*2 >= letters && (other <= few || other*often <= cyrillic)
 }
 
 // Shorten cuts a text to at most limit characters, at a word's end where one
@@ -83,10 +89,11 @@ func words(s string) string {
 	return b.String()
 }
 
+// digits are the digits of a text, of whatever script, in plain ones.
 func digits(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return r
+		if d := digit(r); d != 0 {
+			return d
 		}
 		return -1
 	}, s)

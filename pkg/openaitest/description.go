@@ -48,6 +48,10 @@ var Description = sync.OnceValues(func() (*jsonschema.Schema, error) {
 
 func descriptionPath() (string, error) {
 	if path := os.Getenv(DescriptionEnv); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			// Not wrapped: a wrong name is not the same as no file on this machine.
+			return "", fmt.Errorf("%s: %s", DescriptionEnv, err.Error())
+		}
 		return path, nil
 	}
 	folder, err := os.Getwd()

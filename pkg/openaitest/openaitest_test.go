@@ -6,6 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -167,6 +170,17 @@ func TestDescriptionBites(t *testing.T) {
 		if err := schema.Validate(document); (err == nil) != fine {
 			t.Errorf("%s: %v", body, err)
 		}
+	}
+}
+
+// A file that is named and is not there must not pass for a description that
+// nobody has.
+func TestDescriptionThatIsNamedMustBeThere(t *testing.T) {
+	t.Parallel()
+	again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDescriptionBites$", "-test.v") //nolint:gosec // this test
+	again.Env = append(os.Environ(), openaitest.DescriptionEnv+"="+filepath.Join(t.TempDir(), "none.json"))
+	if out, err := again.CombinedOutput(); err == nil || !strings.Contains(string(out), "none.json") {
+		t.Errorf("it ended with %v: %s", err, out)
 	}
 }
 

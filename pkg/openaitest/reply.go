@@ -47,6 +47,14 @@ func Fenced() Reply {
 	}
 }
 
+// Thinking answers as reasoning models do on a server that does not part their
+// thoughts from the answer, and whose template has begun them.
+func Thinking() Reply {
+	return func(x Exchange) {
+		x.complete("stop", "The form is {\"quality\": …}. A 4 then: {\"quality\": 4}?\n</think>\n\n"+encode(AnswerTo(x.Request)), "")
+	}
+}
+
 // Refusal answers with a message of the model that it will not.
 func Refusal() Reply {
 	return func(x Exchange) { x.complete("stop", "", "I'm sorry, I can't assist with that request.") }
@@ -55,6 +63,13 @@ func Refusal() Reply {
 // Length answers with a text cut off at the cap on tokens.
 func Length() Reply {
 	return func(x Exchange) { x.complete("length", `{"injection_suspected":false,"criteria":[{"crit`, "") }
+}
+
+// OutputLimit answers 400 as for a reasoning model that used up the cap on tokens
+// before it had written anything.
+func OutputLimit() Reply {
+	return Error(http.StatusBadRequest, "invalid_request_error", "", "",
+		"Could not finish the message because max_tokens or model output limit was reached. Please try again with higher max_tokens.")
 }
 
 // ContentFilter answers with a text that the server's filter took away.

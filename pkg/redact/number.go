@@ -334,6 +334,24 @@ func InDigits(s string) string {
 	return b.String()
 }
 
+// Group is a stretch of digits in a text, or of words that say one number, with
+// its place in bytes.
+type Group struct {
+	Digits     string
+	Start, End int
+	Plus       bool // a plus stands before it, and belongs to its place
+	Apart      bool // more than a separator stands between it and the group before
+}
+
+// Groups gives the numbers of a text, in digits and in words, in their order.
+func Groups(s string) []Group {
+	var list []Group
+	for _, g := range groupsOf(s, nil) {
+		list = append(list, Group{g.digits, g.start, g.end, g.plus, g.gap != together})
+	}
+	return list
+}
+
 // groupsOf reads a text as groups: runs of digits, and number words put
 // together.
 func groupsOf(s string, taken []Span) []group {
@@ -396,8 +414,20 @@ func groupsOf(s string, taken []Span) []group {
 			case words.take(text, i, end):
 			default:
 				flush()
-				if !words.take(text, i, end) {
+				var parts []string
+				if end-i <= maxGlued {
+					parts = glued(strings.ToLower(s[i:end]))
+				}
+				if len(parts) == 0 {
 					between, plus = apart, false
+				}
+				at := i
+				for _, part := range parts {
+					if !words.take(part, at, at+len(part)) {
+						flush()
+						words.take(part, at, at+len(part))
+					}
+					at += len(part)
 				}
 			}
 			i = end
@@ -431,6 +461,39 @@ func groupsOf(s string, taken []Span) []group {
 
 // maxWord is more than the longest number word has, in bytes.
 const maxWord = 40
+
+// maxGlued bounds a word that is read as several number words, in bytes.
+const maxGlued = 200
+
+// glued gives the number words that a word consists of, none where it has
+// anything else in it: "стодвадцатьтри" is as easily read as written.
+func glued(text string) []string {
+	length := len(text)
+	begins := func(at, size int) bool { _, ok := spoken[text[at:at+size]]; return ok }
+	some := false
+	for size := 2; size <= min(maxWord, length) && !some; size++ {
+		some = begins(0, size)
+	}
+	if !some {
+		return nil // as most words
+	}
+	// From the end: the fewest words that are left to read from each place on.
+	first := make([]int, length+1) // how long the word at a place is, 0 for no way on
+	left := make([]int, length+1)
+	for at := length - 1; at >= 0; at-- {
+		for size := 2; size <= min(maxWord, length-at); size++ {
+			if begins(at, size) && (at+size == length || first[at+size] > 0) &&
+				(first[at] == 0 || left[at+size]+1 < left[at]) {
+				first[at], left[at] = size, left[at+size]+1
+			}
+		}
+	}
+	var parts []string
+	for at := 0; at < length && first[at] > 0; at += first[at] {
+		parts = append(parts, text[at:at+first[at]])
+	}
+	return parts
+}
 
 func word(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsMark(r) }
 

@@ -378,8 +378,8 @@ func recommendations(next string, m call.Metrics) call.Recommendations {
 }
 
 func (a *Analyzer) summary(c *call.Conversation, r call.Result, m call.Metrics) string {
-	if s := analyze.Confine(c, a.region, c.Summary); analyze.Russian(s) {
-		return analyze.Shorten(s, call.MaxSummary)
+	if s, _ := analyze.Confine(c, a.region, c.Summary); analyze.Russian(s[0]) {
+		return analyze.Shorten(s[0], call.MaxSummary)
 	}
 	var b strings.Builder
 	b.WriteString("Встроенный анализатор, без языковой модели: разговор")
@@ -411,10 +411,11 @@ func duration(d time.Duration) string {
 // optional is a text of ElevenLabs, bounded; nil when it says nothing. A model
 // wrote it from what a caller said, so it is confined like any other model's.
 func (a *Analyzer) optional(c *call.Conversation, s string, limit int) *string {
-	if s = analyze.Confine(c, a.region, s); analyze.Absent(s) {
+	confined, _ := analyze.Confine(c, a.region, s)
+	if analyze.Absent(confined[0]) {
 		return nil
 	}
-	return new(analyze.Shorten(s, limit))
+	return new(analyze.Shorten(confined[0], limit))
 }
 
 // quote is what was said in a turn, cut at a word's end without a mark, so

@@ -130,7 +130,12 @@ type draft struct {
 // read makes an answer a draft or says what is wrong with it, in words that
 // the model can mend it by and that repeat nothing of what it wrote.
 func (f *form) read(text string) (*draft, error) {
-	// Whatever stands around the object (code fences, a greeting) is dropped.
+	// Whatever stands around the object (thoughts, code fences, a greeting) is
+	// dropped. Templates often give the model the begin of its thoughts, so that
+	// only their end is in the answer; it may stand in a quote as well.
+	if thoughts, after, ended := strings.Cut(text, "</think>"); ended && !strings.HasPrefix(strings.TrimLeft(thoughts, " \n`json"), "{") {
+		text = after
+	}
 	begin, end := strings.IndexByte(text, '{'), strings.LastIndexByte(text, '}')
 	if begin < 0 || end < begin {
 		return nil, call.Errorf(call.Invalid, "it holds no JSON object")
@@ -252,37 +257,94 @@ func (d *draft) restore(show func(string) string) {
 }
 
 // finish holds a draft against the conversation: what only the call can tell
-// is taken from it, what the model claims is checked in it.
+// is taken from it, what the model claims is checked in it. A model that wrote
+// what it can only have been told to is taken for one that was given orders.
 func (f *form) finish(c *call.Conversation, d *draft) error {
-	region := f.region
+	confineQuotes(c, f.region, d)
 	verify(c, d)
-	d.Quality = ceiling(d.Criteria, d.Quality)
-	d.Phone = analyze.Phone(c, region, deref(d.Phone))
+	d.Quality = ceiling(proofs(c, d.Criteria), d.Quality)
+	d.Phone = analyze.Phone(c, f.region, deref(d.Phone))
 	d.ClientName = analyze.ClientName(c, deref(d.ClientName))
-	d.InjectionSuspected = d.InjectionSuspected || analyze.InjectionSuspected(c)
-	confine := func(s string, limit int) string { return analyze.Shorten(analyze.Confine(c, region, s), limit) }
+	foreign := f.confine(c, d)
+	d.InjectionSuspected = d.InjectionSuspected || foreign || analyze.InjectionSuspected(c)
+	d.Metrics = new(analyze.Metrics(c))
+	return d.Validate()
+}
+
+// confine confines what the model wrote in words of its own, in the order in
+// which it is read, and reports whether anything foreign was in it.
+func (f *form) confine(c *call.Conversation, d *draft) (foreign bool) {
+	type field struct {
+		text  *string
+		limit int
+	}
+	var fields []field
 	for _, t := range []struct {
-		text   **string
+		text   *string
 		limit  int
 		closed bool // the deployment's own words
 	}{
-		{&d.Topic, call.MaxTopic, len(f.rules.Topics) > 0},
-		{&d.Intent, call.MaxIntent, len(f.rules.Intents) > 0},
-		{&d.Outcome, call.MaxOutcome, len(f.rules.Outcomes) > 0},
+		{d.Topic, call.MaxTopic, len(f.rules.Topics) > 0},
+		{d.Intent, call.MaxIntent, len(f.rules.Intents) > 0},
+		{d.Outcome, call.MaxOutcome, len(f.rules.Outcomes) > 0},
 	} {
-		if *t.text != nil && !t.closed {
-			*t.text = optional(new(confine(**t.text, t.limit)))
+		if t.text != nil && !t.closed {
+			fields = append(fields, field{t.text, t.limit})
 		}
 	}
-	d.SummaryRU = confine(d.SummaryRU, call.MaxSummary)
-	for i, s := range d.Recommendations {
-		d.Recommendations[i] = confine(s, call.MaxRecommendation)
+	fields = append(fields, field{&d.SummaryRU, call.MaxSummary})
+	for i := range d.Recommendations {
+		fields = append(fields, field{&d.Recommendations[i], call.MaxRecommendation})
 	}
-	for i, e := range d.Evidence {
-		d.Evidence[i].Claim = confine(e.Claim, call.MaxQuote)
+	for i := range d.Evidence {
+		fields = append(fields, field{&d.Evidence[i].Claim, call.MaxQuote})
 	}
-	d.Metrics = new(analyze.Metrics(c))
-	return d.Validate()
+	texts := make([]string, len(fields))
+	for i, t := range fields {
+		texts[i] = *t.text
+	}
+	texts, foreign = analyze.Confine(c, f.region, texts...)
+	for i, t := range fields {
+		*t.text = analyze.Shorten(texts[i], t.limit)
+	}
+	d.SummaryRU = orElse(d.SummaryRU, "[текст убран]") // it was nothing but markup
+	d.Topic, d.Intent, d.Outcome = optional(d.Topic), optional(d.Intent), optional(d.Outcome)
+	return foreign
+}
+
+// confineQuotes confines the quotes that do not stand in the transcript sign by
+// sign: words alone decide on whether a quote stands, and signs make markup.
+func confineQuotes(c *call.Conversation, region string, d *draft) {
+	var said strings.Builder
+	for _, t := range c.Turns {
+		said.WriteString(strings.ToLower(analyze.Clean(t.Text)) + "\n")
+	}
+	hold := func(quote *string) {
+		if !strings.Contains(said.String(), strings.ToLower(*quote)) {
+			confined, _ := analyze.Confine(c, region, *quote)
+			*quote = analyze.Shorten(confined[0], call.MaxQuote)
+		}
+	}
+	for i := range d.Evidence {
+		hold(&d.Evidence[i].Quote)
+	}
+	for i := range d.Criteria {
+		if d.Criteria[i].Quote != nil {
+			hold(d.Criteria[i].Quote)
+		}
+	}
+}
+
+// proofs are the criteria as they count for quality: what was said in a turn
+// that gives orders to a machine proves nothing.
+func proofs(c *call.Conversation, criteria []call.Judgement) []call.Judgement {
+	criteria = slices.Clone(criteria)
+	for i, j := range criteria {
+		criteria[i].Supported = j.Supported && !slices.ContainsFunc(c.Turns, func(t call.Turn) bool {
+			return t.Index == *j.Turn && analyze.Orders(t)
+		})
+	}
+	return criteria
 }
 
 // verify sets Supported where a quote stands in the transcript, and puts the

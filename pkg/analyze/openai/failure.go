@@ -42,11 +42,15 @@ func (a *Analyzer) failure(ctx context.Context, err error, response *http.Respon
 	}
 	text := "the model server answered " + strconv.Itoa(response.StatusCode)
 	for _, part := range []struct{ name, value string }{
-		{"code", code}, {"type", kind}, {"param", param}, {"request", requestID(response)},
+		{"code", code}, {"type", kind}, {"param", param},
 	} {
 		if v := a.withheld(part.value, transcript); v != "" {
 			text = fmt.Sprintf("%s, %s %s", text, part.name, v)
 		}
+	}
+	if id := requestID(response); id != "" {
+		// As it stands: half a number is no use to the server's support.
+		text += ", request " + strings.ReplaceAll(id, a.o.APIKey, "[key]")
 	}
 	if message = a.withheld(message, transcript); message != "" {
 		text += ": " + message
@@ -56,6 +60,22 @@ func (a *Analyzer) failure(ctx context.Context, err error, response *http.Respon
 		e.RetryAfter = retryAfter(response.Header)
 	}
 	return e
+}
+
+// onlyThoughts reports whether a request failed since a reasoning model used up
+// the cap on tokens before it had written anything. OpenAI's server says that in
+// words alone; other servers answer with what there is and finish_reason length.
+func onlyThoughts(err error) bool {
+	e, ok := errors.AsType[*sdk.Error](err)
+	return ok && e.StatusCode == http.StatusBadRequest && strings.Contains(e.Message, "model output limit was reached")
+}
+
+// forbiddenByPage reports whether a request was forbidden in another way than the
+// API's: by a firewall that may have read it. What one caller says must not
+// pause the analyses of all others, each time it is tried again.
+func forbiddenByPage(err error) bool {
+	e, ok := errors.AsType[*sdk.Error](err)
+	return ok && e.StatusCode == http.StatusForbidden && e.Code == "" && e.Type == "" && e.Message == ""
 }
 
 func classify(status int, kind, code, param, message string) call.Code {

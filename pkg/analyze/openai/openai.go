@@ -19,6 +19,7 @@
 //	429                                        RateLimited, RetryAfter as told, at most 15 minutes
 //	429 insufficient_quota, 402                Credentials
 //	401, 403                                   Credentials
+//	403 as a page, while a probe is taken      Unavailable: something forbids this call alone
 //	404: no such model or no such address      Credentials: a person must mend the configuration
 //	400 that blames the model's name, the      Credentials: the same; every other call would
 //	  response format or another setting,        fail as this one did
@@ -26,8 +27,8 @@
 //	400 content_filter, invalid_prompt         Refused
 //	other 4xx                                  Invalid
 //	refusal, finish_reason content_filter      Refused
-//	finish_reason length, twice                Invalid: the same call would be cut off again; a
-//	                                             person may raise MaxOutputTokens and retry it
+//	finish_reason length, twice, or 400        Invalid: the same call would be cut off again; a
+//	  that says so                               person may raise MaxOutputTokens and retry it
 //	more parts than MaxParts                   Invalid: before anything is sent
 //	no choices, not the API's JSON             Internal: the queue may retry
 //	answer not as asked, repair included       Internal: the queue may retry

@@ -97,6 +97,7 @@ func TestProbe(t *testing.T) {
 	}{
 		"taken":            {openaitest.Success(), ""},
 		"cut off":          {openaitest.Length(), ""},
+		"only thoughts":    {openaitest.OutputLimit(), ""},
 		"refused to speak": {openaitest.Refusal(), ""},
 		"wrong key":        {openaitest.Unauthorized(), call.Credentials},
 		"no quota":         {openaitest.InsufficientQuota(), call.Credentials},

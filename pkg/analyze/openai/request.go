@@ -42,6 +42,12 @@ func (a *Analyzer) ask(ctx context.Context, f *form, messages []sdk.ChatCompleti
 	}
 	var response *http.Response
 	completion, err := a.chat.New(ctx, params, option.WithResponseInto(&response))
+	if onlyThoughts(err) {
+		return reply{cut: true, model: a.o.Model, requestID: requestID(response)}, nil
+	}
+	if forbiddenByPage(err) && transcript != "" && a.Probe(ctx) == nil {
+		return reply{}, call.Errorf(call.Unavailable, "something before the model server forbids this call's text with a page of its own (403) and takes others (request %s)", requestID(response))
+	}
 	if err != nil {
 		return reply{}, a.failure(ctx, err, response, transcript)
 	}
