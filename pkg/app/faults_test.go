@@ -222,18 +222,41 @@ func TestRecovers(t *testing.T) {
 	}
 }
 
-// An analysis that was given up without its worker's doing is seen.
+// An analysis whose job ended without its worker's doing is seen, however it
+// ended and however long nobody looked.
 func TestReconcile(t *testing.T) {
 	t.Parallel()
 	i := install(t, nil, nil)
 	i.ingest()
-	a := i.send(callBody("conv_given_up"))
-	if _, err := i.pool.Exec(t.Context(), `update river_job set state = 'discarded', attempt = 8, finalized_at = now()`); err != nil {
+	ended := map[string]struct{ job, code string }{
+		"conv_discarded": {`update river_job set state = 'discarded', attempt = 8, finalized_at = now() where id = $1`, "internal"},
+		"conv_cancelled": {`update river_job set state = 'cancelled', finalized_at = now() - interval '6 days' where id = $1`, "cancelled"},
+		"conv_deleted":   {`delete from river_job where id = $1`, "cancelled"},
+	}
+	const events = `select count(*) from webhook_events where analysis_state = `
+	for conversation, e := range ended {
+		id := i.send(callBody(conversation)).EventID
+		var job int64
+		if err := i.pool.QueryRow(t.Context(), `select id from river_job where (args ->> 'event_id')::bigint = $1`, id).Scan(&job); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.pool.Exec(t.Context(), e.job, job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What has a job that may still do it is left alone.
+	i.send(callBody("conv_waits"))
+	if _, err := i.pool.Exec(t.Context(), `update river_job set state = 'retryable', scheduled_at = now() + interval '1 hour' where state = 'available'`); err != nil {
 		t.Fatal(err)
 	}
 	i.worker() // runs the reconcile job at its start
-	i.wait("dead", `select analysis_state from webhook_events where id = $1`, a.EventID)
-	if note := i.text(`select processor_note from webhook_events`); note == "NULL" {
-		t.Error("dead without a reason")
+	i.wait("3", events+`'dead'`)
+	if n := i.text(events + `'queued'`); n != "1" {
+		t.Errorf("%s are left queued", n)
+	}
+	for conversation, e := range ended {
+		if got := i.text(`select failure_code || ' ' || (processor_note <> '') from webhook_events where conversation_id = $1`, conversation); got != e.code+" true" {
+			t.Errorf("%s: %s", conversation, got)
+		}
 	}
 }
