@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -16,6 +18,7 @@ import (
 	"postcall/pkg/pgtest"
 	"postcall/pkg/queue"
 	"postcall/pkg/telemetry"
+	"postcall/pkg/throttle"
 	"postcall/pkg/work"
 )
 
@@ -108,5 +111,120 @@ func TestBreakerResumes(t *testing.T) {
 	}
 	if p, err := queue.ClaimProbe(t.Context(), pool, queue.QueueAnalyze, probing, true); err != nil || p != nil {
 		t.Errorf("a pause made by hand is probed: %+v, %v", p, err)
+	}
+}
+
+// refusing is an analyser whose server never takes the key. It answers once it
+// may.
+type refusing struct {
+	server
+	asked atomic.Int64
+	may   chan struct{}
+}
+
+func (r *refusing) Analyze(context.Context, *call.Conversation) (*call.Analysis, error) {
+	r.asked.Add(1)
+	<-r.may
+	return nil, call.Errorf(call.Credentials, "wrong key")
+}
+
+// A refused worker tries again once somebody has resumed the queue by hand, and
+// pauses it again, with a line, where it is still refused: nothing circulates
+// unseen. One whose queue another worker's probe has resumed stays out.
+func TestBreakerAfterAHand(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		byHand  bool // the queue was paused by hand when the worker was refused
+		probed  bool // it is another's probe that resumes it
+		refused int64
+	}{
+		"resumed by hand":            {refused: 2},
+		"paused and resumed by hand": {byHand: true, refused: 2},
+		"resumed by a probe":         {probed: true, refused: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.New(t)
+			core, logs := observer.New(zapcore.ErrorLevel)
+			log := zap.New(core)
+			analyzer := &refusing{may: make(chan struct{})}
+			th := throttle.New(throttle.Options{Pool: pool, Name: "test", Places: 1, Patience: 20 * time.Millisecond, Log: zap.NewNop()})
+			breaker := &work.Breaker{
+				Pool: pool, Analyzer: analyzer, By: "one", Log: log,
+				Probing: queue.Probing{First: 40 * time.Millisecond, Last: time.Hour},
+			}
+			workers := river.NewWorkers()
+			river.AddWorker(workers, &work.Analyze{
+				Pool: pool, Analyzer: analyzer, Throttle: th, Breaker: breaker,
+				Metrics: work.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Limit: time.Minute,
+			})
+			client, err := queue.NewWorker(pool, queue.Options{
+				Logger: telemetry.Slog(zap.NewNop()), Workers: workers, Analyses: 1, Timeout: 2 * time.Minute, SoftStop: time.Second,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec := func(sql string, args ...any) {
+				t.Helper()
+				if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec(`insert into webhook_events (event_type, event_timestamp, conversation_id, payload, dedup_key, analysis_state)
+				values ('post_call_transcription', 1, 'c', '{"data": {"transcript": [{"role": "user", "message": "hello"}]}}', 'k', 'queued')`)
+			if _, err := client.Insert(t.Context(), queue.Analyze{EventID: 1, Trigger: call.TriggerAuto}, nil); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer cancel()
+			wg.Go(func() { th.Run(ctx) })
+			if err := client.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { <-client.Stopped() }()
+			defer cancel()
+
+			eventually(t, "not asked", func() bool { return analyzer.asked.Load() == 1 })
+			if c.byHand {
+				if err := client.QueuePause(t.Context(), queue.QueueAnalyze, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			close(analyzer.may)
+			snoozed := func() (n int) {
+				t.Helper()
+				// Its time has come, whenever that is: nobody waits for it here.
+				exec(`update river_job set scheduled_at = now(), state = 'available' where kind = 'analyze' and state = 'scheduled'`)
+				if err := pool.QueryRow(t.Context(), `select coalesce((metadata ->> 'snoozes')::int, 0) from river_job where kind = 'analyze'`).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			eventually(t, "not snoozed", func() bool { return snoozed() == 1 && paused(t, pool) })
+			wg.Go(func() { breaker.Run(ctx, client) })
+			if c.probed {
+				if resumed, err := queue.ResumeQueue(t.Context(), pool, client, queue.QueueAnalyze); err != nil || !resumed {
+					t.Fatal(resumed, err)
+				}
+			} else if err := client.QueueResume(t.Context(), queue.QueueAnalyze, nil); err != nil {
+				t.Fatal(err)
+			}
+			probed := analyzer.probed.Load()
+			eventually(t, "not refused as often as it should be", func() bool {
+				n := snoozed()
+				if c.refused == 1 {
+					return n >= 4 && analyzer.probed.Load() > probed
+				}
+				p, err := queue.PauseOf(t.Context(), pool, queue.QueueAnalyze)
+				return err == nil && p != nil && analyzer.asked.Load() == c.refused
+			})
+			if n := analyzer.asked.Load(); n != c.refused {
+				t.Errorf("asked %d times, want %d", n, c.refused)
+			}
+			lines := 2 - map[bool]int{true: 1}[c.byHand || c.probed]
+			eventually(t, "paused without a line", func() bool { return logs.FilterMessageSnippet("are paused").Len() == lines })
+		})
 	}
 }
