@@ -109,7 +109,11 @@ func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (*
 	defer leave()
 	held, cancel := context.WithTimeout(held, w.Limit)
 	defer cancel()
-	return w.analyse(ctx, held, leave, job)
+	analysis, s, err := w.analyse(ctx, held, leave, job)
+	if lost := context.Cause(held); err != nil && errors.Is(lost, throttle.ErrLost) {
+		err = fmt.Errorf("the analysis was stopped: %w", lost)
+	}
+	return analysis, s, err
 }
 
 // analyse makes and stores an analysis. Held is the context of the place, ctx
@@ -163,9 +167,6 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 	}
 	leave()
 	if err != nil {
-		if lost := context.Cause(held); errors.Is(lost, throttle.ErrLost) {
-			return nil, "", fmt.Errorf("the analysis was stopped: %w", lost)
-		}
 		return nil, "", err
 	}
 	analysis.EventID = event.ID

@@ -128,6 +128,97 @@ func (r *refusing) Analyze(context.Context, *call.Conversation) (*call.Analysis,
 	return nil, call.Errorf(call.Credentials, "wrong key")
 }
 
+func exec(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enqueue keeps an event, of id 1, with its job.
+func enqueue(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	exec(t, pool, `insert into webhook_events (event_type, event_timestamp, conversation_id, payload, dedup_key, analysis_state)
+		values ('post_call_transcription', 1, 'c', '{"data": {"transcript": [{"role": "user", "message": "hello"}]}}', 'k', 'queued')`)
+	client, err := queue.NewInserter(pool, telemetry.Slog(zap.NewNop()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Insert(t.Context(), queue.Analyze{EventID: 1, Trigger: call.TriggerAuto}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// worker works the analyses one by one until the test ends, when the context
+// does too.
+func worker(t *testing.T, w *work.Analyze, pool *pgxpool.Pool) (context.Context, *queue.Client) {
+	t.Helper()
+	w.Pool, w.Metrics, w.Log, w.Limit = pool, work.NewMetrics(prometheus.NewRegistry()), zap.NewNop(), time.Minute
+	workers := river.NewWorkers()
+	river.AddWorker(workers, w)
+	client, err := queue.NewWorker(pool, queue.Options{
+		Logger: telemetry.Slog(zap.NewNop()), Workers: workers, Analyses: 1, Timeout: 2 * time.Minute, SoftStop: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.Throttle.Run(ctx) })
+	if err := client.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		<-client.Stopped()
+		wg.Wait()
+	})
+	return ctx, client
+}
+
+// A place that is lost before the model is asked, since the database hangs, uses
+// up no attempt either.
+func TestPlaceLostEarly(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	enqueue(t, pool)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `select from webhook_events for update`); err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zapcore.ErrorLevel)
+	analyzer := &refusing{may: make(chan struct{})}
+	worker(t, &work.Analyze{
+		Analyzer: analyzer, Breaker: &work.Breaker{Pool: pool, Analyzer: analyzer, Log: zap.NewNop()},
+		Throttle: throttle.New(throttle.Options{Pool: pool, Name: "test", Places: 1, Lease: 2 * time.Second, Log: zap.New(core)}),
+	}, pool)
+	defer close(analyzer.may)
+	eventually(t, "no place taken", func() bool {
+		var n int
+		err := tx.QueryRow(t.Context(), `select count(*) from (select from throttle_places for update) p`).Scan(&n)
+		return err == nil && n == 1
+	})
+	eventually(t, "no place lost", func() bool { return logs.FilterMessageSnippet("a place was lost").Len() == 1 })
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var failed int
+	eventually(t, "the attempt did not end", func() bool {
+		var snoozes int
+		err := pool.QueryRow(t.Context(), `
+			select cardinality(coalesce(errors, '{}')), coalesce((metadata ->> 'snoozes')::int, 0)
+			from river_job where kind = 'analyze'`).Scan(&failed, &snoozes)
+		return err == nil && failed+snoozes > 0
+	})
+	if failed != 0 {
+		t.Errorf("%d attempts failed", failed)
+	}
+}
+
 // A refused worker tries again once somebody has resumed the queue by hand, and
 // pauses it again, with a line, where it is still refused: nothing circulates
 // unseen. One whose queue another worker's probe has resumed stays out.
@@ -148,43 +239,17 @@ func TestBreakerAfterAHand(t *testing.T) {
 			core, logs := observer.New(zapcore.ErrorLevel)
 			log := zap.New(core)
 			analyzer := &refusing{may: make(chan struct{})}
-			th := throttle.New(throttle.Options{Pool: pool, Name: "test", Places: 1, Patience: 20 * time.Millisecond, Log: zap.NewNop()})
 			breaker := &work.Breaker{
 				Pool: pool, Analyzer: analyzer, By: "one", Log: log,
 				Probing: queue.Probing{First: 40 * time.Millisecond, Last: time.Hour},
 			}
-			workers := river.NewWorkers()
-			river.AddWorker(workers, &work.Analyze{
-				Pool: pool, Analyzer: analyzer, Throttle: th, Breaker: breaker,
-				Metrics: work.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Limit: time.Minute,
-			})
-			client, err := queue.NewWorker(pool, queue.Options{
-				Logger: telemetry.Slog(zap.NewNop()), Workers: workers, Analyses: 1, Timeout: 2 * time.Minute, SoftStop: time.Second,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			exec := func(sql string, args ...any) {
-				t.Helper()
-				if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
-					t.Fatal(err)
-				}
-			}
-			exec(`insert into webhook_events (event_type, event_timestamp, conversation_id, payload, dedup_key, analysis_state)
-				values ('post_call_transcription', 1, 'c', '{"data": {"transcript": [{"role": "user", "message": "hello"}]}}', 'k', 'queued')`)
-			if _, err := client.Insert(t.Context(), queue.Analyze{EventID: 1, Trigger: call.TriggerAuto}, nil); err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(context.Background())
+			enqueue(t, pool)
 			var wg sync.WaitGroup
-			defer wg.Wait()
-			defer cancel()
-			wg.Go(func() { th.Run(ctx) })
-			if err := client.Start(ctx); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { <-client.Stopped() }()
-			defer cancel()
+			t.Cleanup(wg.Wait)
+			ctx, client := worker(t, &work.Analyze{
+				Analyzer: analyzer, Breaker: breaker,
+				Throttle: throttle.New(throttle.Options{Pool: pool, Name: "test", Places: 1, Patience: 20 * time.Millisecond, Log: zap.NewNop()}),
+			}, pool)
 
 			eventually(t, "not asked", func() bool { return analyzer.asked.Load() == 1 })
 			if c.byHand {
@@ -196,7 +261,7 @@ func TestBreakerAfterAHand(t *testing.T) {
 			snoozed := func() (n int) {
 				t.Helper()
 				// Its time has come, whenever that is: nobody waits for it here.
-				exec(`update river_job set scheduled_at = now(), state = 'available' where kind = 'analyze' and state = 'scheduled'`)
+				exec(t, pool, `update river_job set scheduled_at = now(), state = 'available' where kind = 'analyze' and state = 'scheduled'`)
 				if err := pool.QueryRow(t.Context(), `select coalesce((metadata ->> 'snoozes')::int, 0) from river_job where kind = 'analyze'`).Scan(&n); err != nil {
 					t.Fatal(err)
 				}
