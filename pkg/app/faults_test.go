@@ -9,11 +9,14 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"postcall/pkg/openaitest"
+	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 )
 
 // fault is what a fault of the model's server must do.
@@ -258,5 +261,56 @@ func TestReconcile(t *testing.T) {
 		if got := i.text(`select failure_code || ' ' || (processor_note <> '') from webhook_events where conversation_id = $1`, conversation); got != e.code+" true" {
 			t.Errorf("%s: %s", conversation, got)
 		}
+	}
+}
+
+// River runs a lost worker's job again within minutes, and not one that may
+// still be under way; it keeps dead letters for ever, and what it does not keep
+// can be retried all the same.
+func TestRiverKeepsTo(t *testing.T) {
+	t.Parallel()
+	ai := openaitest.New(t)
+	i := install(t, ai, map[string]string{"OPENAI_TIMEOUT_MS": ""}) // the default
+	i.ingest()
+	kinds := []struct{ job, event string }{
+		{`state = 'running', attempt = 1, attempted_at = now() - interval '10 minutes'`, "running"},
+		{`state = 'running', attempt = 1, attempted_at = now() - interval '5 minutes'`, "running"},
+		{`state = 'discarded', attempt = 8, finalized_at = now() - interval '3 years'`, "dead"},
+		{`state = 'cancelled', attempt = 1, finalized_at = now() - interval '8 days'`, "dead"},
+	}
+	events := make([]int64, len(kinds))
+	for n, k := range kinds {
+		events[n] = i.send(callBody("conv_kept_" + strconv.Itoa(n))).EventID
+		for _, sql := range []string{
+			`update river_job set ` + k.job + ` where kind = 'analyze' and (args ->> 'event_id')::bigint = $1`,
+			`update webhook_events set analysis_state = '` + k.event + `' where id = $1`,
+		} {
+			if _, err := i.pool.Exec(t.Context(), sql, events[n]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const job = `select state || '' from river_job where kind = 'analyze' and (args ->> 'event_id')::bigint = $1`
+	i.worker()
+	i.wait("NULL", job, events[3])
+	if got := i.text(job, events[2]); got != "discarded" {
+		t.Errorf("the dead letter is %s", got)
+	}
+	i.wait("retryable", job, events[0])
+	if got := i.text(job, events[1]); got != "running" {
+		t.Errorf("what may be under way is %s", got)
+	}
+	client, err := queue.NewInserter(i.pool, telemetry.Slog(zap.NewNop()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range events[2:] {
+		if err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) error {
+			return queue.Reprocess(t.Context(), client, tx, id, queue.ReprocessOptions{MaxAttempts: 8})
+		}); err != nil {
+			t.Errorf("retrying the dead letter of event %d: %v", id, err)
+			continue
+		}
+		i.wait("done", `select analysis_state from webhook_events where id = $1`, id)
 	}
 }
