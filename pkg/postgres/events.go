@@ -288,8 +288,8 @@ const sameCall = `other.id <> e.id
 	and other.agent_id is not distinct from e.agent_id
 	and (other.analysis_state in ('running', 'done') or exists (select from analyses a where a.event_id = other.id))`
 
-// bypassed is the condition that e is analysed whatever stands for its call.
-const bypassed = `($2 and exists (select from analyses a where a.event_id = e.id))`
+// reanalysed is the condition that e is analysed whatever stands for its call.
+const reanalysed = `($2 and exists (select from analyses a where a.event_id = e.id))`
 
 // ClaimEvent marks an event as being analysed and reads it.
 //
@@ -309,12 +309,12 @@ func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, 
 		select other.id, other.analysis_state = 'running'
 		from webhook_events e
 		join webhook_events other on other.conversation_id = e.conversation_id
-		where e.id = $1 and not `+bypassed+` and `+sameCall+`
+		where e.id = $1 and not `+reanalysed+` and `+sameCall+`
 		order by other.analysis_state = 'running', other.id
 		limit 1`, id, again)
 	b.Queue(`
 		update webhook_events e set analysis_state = 'running'
-		where id = $1 and (`+bypassed+` or not exists (
+		where id = $1 and (`+reanalysed+` or not exists (
 			select from webhook_events other
 			where other.conversation_id = e.conversation_id and `+sameCall+`))
 		returning `+eventColumns, id, again)
