@@ -76,6 +76,10 @@ type Waiting struct {
 const (
 	slowDatabase = 250 * time.Millisecond
 	longWait     = 15 * time.Minute
+	// longPutOff is for how long a job may be put off from attempt to attempt:
+	// all retries of the default take less, only one that waits as the other side
+	// says is put off for ever.
+	longPutOff = 3 * time.Hour
 	// workerSilence is how long a worker may not have been seen; deadWait is how
 	// long jobs may wait without one before that is a failure.
 	workerSilence = time.Minute
@@ -361,6 +365,10 @@ func checkQueue(q QueueState) check {
 	}
 	if q.OldestSeconds > longWait.Seconds() && q.PausedAt == nil {
 		advice = append(advice, "Jobs wait for long: are there workers, and enough of them (ANALYZE_MAX_CONCURRENCY)?")
+	}
+	if q.LaterSeconds > longPutOff.Seconds() && q.PausedAt == nil {
+		one.Text += fmt.Sprintf("; the oldest of those that wait for a later attempt is %s old", time.Duration(q.LaterSeconds*float64(time.Second)).Round(time.Second))
+		advice = append(advice, "Jobs are put off again and again, as by a server that answers 429 for long: their events' notes, or the jobs in River UI, say why.")
 	}
 	if q.Dead > 0 {
 		advice = append(advice, "Act on what is dead: GET /api/dead-letters, or River UI's discarded jobs.")

@@ -29,6 +29,9 @@ type QueueState struct {
 	Dead          int64  `json:"dead"`
 	// OldestSeconds is for how long the oldest job waits that may run now.
 	OldestSeconds float64 `json:"oldest_seconds"`
+	// LaterSeconds is how long ago the oldest job was enqueued that waits for a
+	// later attempt.
+	LaterSeconds float64 `json:"-"`
 }
 
 func queueStates(ctx context.Context, db postgres.DB) ([]QueueState, error) {
@@ -39,7 +42,8 @@ func queueStates(ctx context.Context, db postgres.DB) ([]QueueState, error) {
 				count(*) filter (where state in ('retryable', 'scheduled', 'pending')) as later,
 				count(*) filter (where state = 'running') as running,
 				count(*) filter (where state = 'discarded') as dead,
-				min(scheduled_at) filter (where state = 'available') as oldest
+				min(scheduled_at) filter (where state = 'available') as oldest,
+				min(created_at) filter (where state in ('retryable', 'scheduled')) as put_off
 			from river_job
 			where state in ('available', 'retryable', 'scheduled', 'pending', 'running', 'discarded')
 			group by queue
@@ -49,7 +53,8 @@ func queueStates(ctx context.Context, db postgres.DB) ([]QueueState, error) {
 				select p.reason from queue_pauses p
 				where p.queue = q.name and p.paused_at = q.paused_at and p.resumed_at is null), ''),
 			coalesce(j.waiting, 0), coalesce(j.later, 0), coalesce(j.running, 0), coalesce(j.dead, 0),
-			coalesce(greatest(extract(epoch from now() - j.oldest), 0), 0)::float8
+			coalesce(greatest(extract(epoch from now() - j.oldest), 0), 0)::float8,
+			coalesce(greatest(extract(epoch from now() - j.put_off), 0), 0)::float8
 		from river_queue q full join jobs j on j.queue = q.name
 		order by 1`)
 	if err != nil {

@@ -293,7 +293,7 @@ func TestCopyWaits(t *testing.T) {
 	if _, err := i.pool.Exec(t.Context(), `update webhook_events set analysis_state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := i.pool.Exec(t.Context(), `delete from river_job`); err != nil {
+	if _, err := i.pool.Exec(t.Context(), `update river_job set state = 'running', attempt = 1, attempted_at = now()`); err != nil {
 		t.Fatal(err)
 	}
 	second := i.send(bytes.Replace(callBody("conv_copies"), []byte("1795000110"), []byte("1795000999"), 1)).EventID

@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -106,6 +107,35 @@ func TestDeadLetters(t *testing.T) {
 	if got := o.text(`select string_agg(concat_ws('|', target, outcome, detail ->> 'done'), ' ' order by id) from audit_log where action = 'dead_letters.retry' and outcome = 'done'`); got !=
 		fmt.Sprintf("event %d|done|1 dead letters|done|3 dead letters|done|3", ids[6]) {
 		t.Errorf("audited: %s", got)
+	}
+}
+
+// A call that came in two forms, both of which were given up, is analysed once
+// when both are retried; and what comes of it later in another form is its copy,
+// whatever became of a further analysis.
+func TestDeadCopies(t *testing.T) {
+	t.Parallel()
+	o := staff(t, nil, nil)
+	o.ingest()
+	copied := func(at string) int64 {
+		return o.send(bytes.Replace(callBody("conv_dead_copies"), []byte("1795000110"), []byte(at), 1)).EventID
+	}
+	for _, at := range []string{"1795000110", "1795000111"} {
+		o.kill(copied(at), timeoutFailure)
+	}
+	o.want(http.StatusOK, "/api/dead-letters/retry", `{"all": true, "dry_run": false}`)
+	o.worker()
+	o.wait("0", `select count(*) from webhook_events where analysis_state in ('queued', 'running')`)
+	const analysed = `select count(*) || ' ' || (select count(*) from webhook_events where duplicate_of is null) from analyses`
+	if got := o.text(analysed); got != "1 1" {
+		t.Errorf("analyses, and calls that are listed: %s", got)
+	}
+	if _, err := o.pool.Exec(t.Context(), `update webhook_events set analysis_state = 'dead' where analysis_state = 'done'`); err != nil {
+		t.Fatal(err)
+	}
+	o.wait("skipped", `select analysis_state from webhook_events where id = $1`, copied("1795000112"))
+	if got := o.text(analysed); got != "1 1" {
+		t.Errorf("with another copy: %s", got)
 	}
 }
 

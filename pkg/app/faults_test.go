@@ -9,11 +9,14 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"postcall/pkg/openaitest"
+	"postcall/pkg/queue"
+	"postcall/pkg/telemetry"
 )
 
 // fault is what a fault of the model's server must do.
@@ -222,18 +225,92 @@ func TestRecovers(t *testing.T) {
 	}
 }
 
-// An analysis that was given up without its worker's doing is seen.
+// An analysis whose job ended without its worker's doing is seen, however it
+// ended and however long nobody looked.
 func TestReconcile(t *testing.T) {
 	t.Parallel()
 	i := install(t, nil, nil)
 	i.ingest()
-	a := i.send(callBody("conv_given_up"))
-	if _, err := i.pool.Exec(t.Context(), `update river_job set state = 'discarded', attempt = 8, finalized_at = now()`); err != nil {
+	ended := map[string]struct{ job, code string }{
+		"conv_discarded": {`update river_job set state = 'discarded', attempt = 8, finalized_at = now() where id = $1`, "internal"},
+		"conv_cancelled": {`update river_job set state = 'cancelled', finalized_at = now() - interval '6 days' where id = $1`, "cancelled"},
+		"conv_deleted":   {`delete from river_job where id = $1`, "cancelled"},
+	}
+	const events = `select count(*) from webhook_events where analysis_state = `
+	for conversation, e := range ended {
+		id := i.send(callBody(conversation)).EventID
+		var job int64
+		if err := i.pool.QueryRow(t.Context(), `select id from river_job where (args ->> 'event_id')::bigint = $1`, id).Scan(&job); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.pool.Exec(t.Context(), e.job, job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What has a job that may still do it is left alone.
+	i.send(callBody("conv_waits"))
+	if _, err := i.pool.Exec(t.Context(), `update river_job set state = 'retryable', scheduled_at = now() + interval '1 hour' where state = 'available'`); err != nil {
 		t.Fatal(err)
 	}
 	i.worker() // runs the reconcile job at its start
-	i.wait("dead", `select analysis_state from webhook_events where id = $1`, a.EventID)
-	if note := i.text(`select processor_note from webhook_events`); note == "NULL" {
-		t.Error("dead without a reason")
+	i.wait("3", events+`'dead'`)
+	if n := i.text(events + `'queued'`); n != "1" {
+		t.Errorf("%s are left queued", n)
+	}
+	for conversation, e := range ended {
+		if got := i.text(`select failure_code || ' ' || (processor_note <> '') from webhook_events where conversation_id = $1`, conversation); got != e.code+" true" {
+			t.Errorf("%s: %s", conversation, got)
+		}
+	}
+}
+
+// River runs a lost worker's job again within minutes, and not one that may
+// still be under way; it keeps dead letters for ever, and what it does not keep
+// can be retried all the same.
+func TestRiverKeepsTo(t *testing.T) {
+	t.Parallel()
+	ai := openaitest.New(t)
+	i := install(t, ai, map[string]string{"OPENAI_TIMEOUT_MS": ""}) // the default
+	i.ingest()
+	kinds := []struct{ job, event string }{
+		{`state = 'running', attempt = 1, attempted_at = now() - interval '10 minutes'`, "running"},
+		{`state = 'running', attempt = 1, attempted_at = now() - interval '5 minutes'`, "running"},
+		{`state = 'discarded', attempt = 8, finalized_at = now() - interval '3 years'`, "dead"},
+		{`state = 'cancelled', attempt = 1, finalized_at = now() - interval '8 days'`, "dead"},
+	}
+	events := make([]int64, len(kinds))
+	for n, k := range kinds {
+		events[n] = i.send(callBody("conv_kept_" + strconv.Itoa(n))).EventID
+		for _, sql := range []string{
+			`update river_job set ` + k.job + ` where kind = 'analyze' and (args ->> 'event_id')::bigint = $1`,
+			`update webhook_events set analysis_state = '` + k.event + `' where id = $1`,
+		} {
+			if _, err := i.pool.Exec(t.Context(), sql, events[n]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const job = `select state || '' from river_job where kind = 'analyze' and (args ->> 'event_id')::bigint = $1`
+	i.worker()
+	i.wait("NULL", job, events[3])
+	if got := i.text(job, events[2]); got != "discarded" {
+		t.Errorf("the dead letter is %s", got)
+	}
+	i.wait("retryable", job, events[0])
+	if got := i.text(job, events[1]); got != "running" {
+		t.Errorf("what may be under way is %s", got)
+	}
+	client, err := queue.NewInserter(i.pool, telemetry.Slog(zap.NewNop()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range events[2:] {
+		if err := pgx.BeginFunc(t.Context(), i.pool, func(tx pgx.Tx) error {
+			return queue.Reprocess(t.Context(), client, tx, id, queue.ReprocessOptions{MaxAttempts: 8})
+		}); err != nil {
+			t.Errorf("retrying the dead letter of event %d: %v", id, err)
+			continue
+		}
+		i.wait("done", `select analysis_state from webhook_events where id = $1`, id)
 	}
 }

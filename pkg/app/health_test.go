@@ -66,6 +66,15 @@ func TestFullHealth(t *testing.T) {
 		c["search index"].State != "warn" || c["search index"].Figures["due"] != 1.0 {
 		t.Errorf("while a job waits without a worker: %d %+v", status, c)
 	}
+	if _, err := o.pool.Exec(t.Context(), `update river_job set state = 'scheduled', created_at = now() - interval '4 hours', scheduled_at = now() + interval '15 minutes'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, c := o.health(); c["queue analyze"].State != "warn" || !strings.Contains(c["queue analyze"].Text, "is 4h0m") {
+		t.Errorf("while a job is put off for hours: %+v", c["queue analyze"])
+	}
+	if _, err := o.pool.Exec(t.Context(), `update river_job set state = 'available', scheduled_at = now()`); err != nil {
+		t.Fatal(err)
+	}
 	o.worker()
 	o.wait("done", `select analysis_state from webhook_events where id = $1`, id)
 	o.wait("1", `select count(*) from workers`)

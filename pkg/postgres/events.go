@@ -281,13 +281,23 @@ func StandsFor(ctx context.Context, db DB, event, other int64) error {
 	return failed("marking a copy of a call", err)
 }
 
+// sameCall is the condition that an event other of the conversation of e is the
+// same call and stands for it: it is being analysed or has an analysis, whatever
+// became of a further one.
+const sameCall = `other.id <> e.id
+	and other.agent_id is not distinct from e.agent_id
+	and (other.analysis_state in ('running', 'done') or exists (select from analyses a where a.event_id = other.id))`
+
+// reanalysed is the condition that e is analysed whatever stands for its call.
+const reanalysed = `($2 and exists (select from analyses a where a.event_id = e.id))`
+
 // ClaimEvent marks an event as being analysed and reads it.
 //
 // One call can come as several events (as a transcript and as OpenTelemetry
-// spans, by webhook and by import). Unless again is set, only one of them is
-// analysed: for the others ClaimEvent returns *SameCallError and claims nothing. A
-// lock on the conversation's id makes that hold for workers that claim two of
-// them at the same moment.
+// spans, by webhook and by import). Only one of them is analysed: for the others
+// ClaimEvent returns *SameCallError and claims nothing, unless again is set and
+// the event has an analysis of its own, of before. A lock on the conversation's
+// id makes that hold for workers that claim two of them at the same moment.
 func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, error) {
 	// A batch is one transaction and one round trip; its statements see what
 	// was committed before each of them began.
@@ -299,20 +309,14 @@ func ClaimEvent(ctx context.Context, db DB, id int64, again bool) (*call.Event, 
 		select other.id, other.analysis_state = 'running'
 		from webhook_events e
 		join webhook_events other on other.conversation_id = e.conversation_id
-		where e.id = $1 and not $2
-			and other.id <> e.id
-			and other.agent_id is not distinct from e.agent_id
-			and other.analysis_state in ('running', 'done')
-		order by other.analysis_state, other.id
+		where e.id = $1 and not `+reanalysed+` and `+sameCall+`
+		order by other.analysis_state = 'running', other.id
 		limit 1`, id, again)
 	b.Queue(`
 		update webhook_events e set analysis_state = 'running'
-		where id = $1 and ($2 or not exists (
+		where id = $1 and (`+reanalysed+` or not exists (
 			select from webhook_events other
-			where other.conversation_id = e.conversation_id
-				and other.id <> e.id
-				and other.agent_id is not distinct from e.agent_id
-				and other.analysis_state in ('running', 'done')))
+			where other.conversation_id = e.conversation_id and `+sameCall+`))
 		returning `+eventColumns, id, again)
 	// What came without its transcript is the same call, and is listed no more.
 	b.Queue(`

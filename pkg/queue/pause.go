@@ -133,5 +133,18 @@ func ResumeQueue(ctx context.Context, pool *pgxpool.Pool, c *Client, queue strin
 	return resumed, nil
 }
 
+// WorksByHand reports whether a queue works although no probe has resumed it
+// within a time: somebody has, by hand.
+func WorksByHand(ctx context.Context, pool *pgxpool.Pool, queue string, within time.Duration) (is bool, err error) {
+	err = pool.QueryRow(ctx, `
+		select exists (select from river_queue where name = $1 and paused_at is null)
+			and not exists (select from queue_pauses where queue = $1 and resumed_at > now() - $2::interval)`,
+		queue, within).Scan(&is)
+	if err != nil {
+		return false, fmt.Errorf("looking who has resumed the queue %s: %w", queue, err)
+	}
+	return is, nil
+}
+
 // PauseOptions are River's.
 type PauseOptions = river.QueuePauseOpts

@@ -248,6 +248,7 @@ func TestCheap(t *testing.T) {
 	for _, c := range counters {
 		asked += c.n.Load()
 	}
+	t.Logf("%d statements of %d waiting processes in %s", asked, processes, time.Since(began))
 	// Seven questions in the first second, one a second later.
 	if limit := int64(processes * (7 + time.Since(began)/time.Second)); asked < processes || asked > limit {
 		t.Errorf("%d statements of %d waiting processes in %s, at most %d wanted", asked, processes, time.Since(began), limit)

@@ -118,7 +118,11 @@ func (w *Analyze) attempt(ctx context.Context, job *river.Job[queue.Analyze]) (o
 	defer leave()
 	held, cancel := context.WithTimeout(held, w.Limit)
 	defer cancel()
-	return w.analyse(ctx, held, leave, job)
+	o, err := w.analyse(ctx, held, leave, job)
+	if lost := context.Cause(held); err != nil && errors.Is(lost, throttle.ErrLost) {
+		err = fmt.Errorf("the analysis was stopped: %w", lost)
+	}
+	return o, err
 }
 
 // analyse makes and stores an analysis. Held is the context of the place, ctx
@@ -172,9 +176,6 @@ func (w *Analyze) analyse(ctx, held context.Context, leave func(), job *river.Jo
 	}
 	leave()
 	if err != nil {
-		if lost := context.Cause(held); errors.Is(lost, throttle.ErrLost) {
-			return o, fmt.Errorf("the analysis was stopped: %w", lost)
-		}
 		return o, err
 	}
 	o.analysis.EventID = event.ID
@@ -261,15 +262,43 @@ func (w *Analyze) skip(ctx context.Context, job *river.Job[queue.Analyze], s pos
 	})
 }
 
-// finish commits what f writes together with the end of the job.
+// storing is how long it is until the next try to commit a result while the
+// database is away.
+const storing = 250 * time.Millisecond
+
+// finish commits what f writes together with the end of the job. A result may
+// have been paid for, so that a database which restarts is waited for.
 func (w *Analyze) finish(ctx context.Context, job *river.Job[queue.Analyze], f func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := finally(ctx)
 	defer cancel()
-	err := complete(ctx, w.Pool, job, f)
-	if err != nil {
-		return fmt.Errorf("committing the result: %w", err)
+	for tries := 1; ; tries++ {
+		err := complete(ctx, w.Pool, job, f)
+		if err == nil {
+			return nil
+		}
+		notOwned := errors.Is(err, queue.ErrNotOwned)
+		if notOwned && tries > 1 {
+			// The commit whose answer was lost may have been one.
+			if stored, serr := postgres.Analysed(ctx, w.Pool, job.ID); serr == nil && stored {
+				return nil
+			}
+		}
+		err = fmt.Errorf("committing the result: %w", err)
+		if notOwned || !postgres.Transient(err) {
+			return err
+		}
+		if tries == 1 {
+			w.Log.Warn("the database did not take a result; it is tried again", zap.Int64("event_id", job.Args.EventID),
+				zap.Int64("job_id", job.ID), zap.Error(err))
+		}
+		again := time.NewTimer(storing)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return err
+		}
 	}
-	return nil
 }
 
 // note writes down on the event why it has no analysis. If that fails too,

@@ -34,7 +34,8 @@ const probeTimeout = 30 * time.Second
 // The queue is paused for all workers, and one of them at a time probes. The
 // first whose probe succeeds resumes it. A worker that was refused stays out
 // until its own probe has succeeded: where workers have different keys, those
-// with a good one go on without it.
+// with a good one go on without it. Whoever resumes the queue by hand has all of
+// them try again at once.
 type Breaker struct {
 	Pool     *pgxpool.Pool
 	Analyzer analyze.Analyzer
@@ -45,6 +46,7 @@ type Breaker struct {
 
 	mu    sync.Mutex
 	open  chan struct{} // closed when this worker is no longer refused; nil while it is not
+	since time.Time     // when it was refused
 	tries int
 	next  time.Time
 }
@@ -74,8 +76,8 @@ func (b *Breaker) shut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.open == nil {
-		b.open = make(chan struct{})
-		b.tries, b.next = 0, time.Now().Add(b.Probing.First)
+		b.open, b.since = make(chan struct{}), time.Now()
+		b.tries, b.next = 0, b.since.Add(b.Probing.First)
 	}
 }
 
@@ -95,6 +97,16 @@ func (b *Breaker) closed() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.open
+}
+
+// refusedFor is for how long this worker has been refused; 0 while it is not.
+func (b *Breaker) refusedFor() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open == nil {
+		return 0
+	}
+	return time.Since(b.since)
 }
 
 // Run probes while the analyses are paused or this worker is refused, until
@@ -123,6 +135,17 @@ func (b *Breaker) look(ctx context.Context, c *queue.Client, atOnce bool) {
 			b.Log.Warn("it is not known whether the analyses are paused", zap.Error(err))
 		}
 		return
+	}
+	if refused := b.refusedFor(); pause == nil && refused > 0 {
+		byHand, err := queue.WorksByHand(ctx, b.Pool, queue.QueueAnalyze, refused)
+		if err != nil {
+			b.Log.Warn("it is not known who lets the analyses go on", zap.Error(err))
+			return
+		}
+		if byHand {
+			b.reopen()
+			return
+		}
 	}
 	if pause == nil && !b.due() {
 		return

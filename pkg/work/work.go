@@ -5,6 +5,7 @@ package work
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -75,8 +76,9 @@ func next(ctx context.Context, job *rivertype.JobRow, err error) (step, error) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, river.ErrJobCancelledRemotely):
 		return stepCancel, river.JobCancel(err)
-	case errors.Is(cause, context.Canceled):
-		return stepStopped, err
+	case errors.Is(ctx.Err(), context.Canceled):
+		// River knows by its own cause that this was no failure.
+		return stepStopped, fmt.Errorf("%w: %w", cause, err)
 	}
 	if errors.Is(err, throttle.ErrBusy) || errors.Is(err, throttle.ErrLost) {
 		return stepBusy, river.JobSnooze(busySnooze/2 + rand.N(busySnooze)) //nolint:gosec // chance spreads the load, it keeps no secret
