@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nyaruka/phonenumbers"
 
@@ -156,6 +157,9 @@ const maxDialled = 18
 // conversation, in bytes.
 func (r *confiner) strangers(s string) [][2]int {
 	n, at := numbersOf(s, r.region)
+	if !n.enough() {
+		return nil
+	}
 	var found [][2]int
 	for i := 0; i < len(n.groups); i++ {
 		last, stranger := -1, false
@@ -182,12 +186,26 @@ func (r *confiner) strangers(s string) [][2]int {
 	return found
 }
 
+// minDialled is how many digits a number has at least.
+const minDialled = 8
+
 // numbers are a text's numbers and what is needed to tell which are dialled.
 type numbers struct {
-	region    string
-	plain     string
-	groups    []redact.Group
-	announced []int // where the words end that announce a number
+	region string
+	plain  string
+	groups []redact.Group
+	// announced gives where the words end that announce a number. Most texts have
+	// no number to ask that for.
+	announced func() []int
+}
+
+// enough reports whether there may be a number among the digits at all.
+func (n *numbers) enough() bool {
+	digits := 0
+	for _, g := range n.groups {
+		digits += len(g.Digits)
+	}
+	return digits >= minDialled
 }
 
 // numbersOf reads a text. at says where the bytes of plain stand in it.
@@ -195,17 +213,19 @@ func numbersOf(s, region string) (n numbers, at []int) {
 	plain, at := legible(s)
 	plain = strings.ReplaceAll(withoutMoments(plain), ":", "-")
 	plain = wordComma.ReplaceAllString(plain, "$1 ") // "девятьсот, пять" may be 905
-	n = numbers{region: region, plain: plain, groups: redact.Groups(plain)}
-	for _, word := range announcing.FindAllStringIndex(plain, -1) {
-		n.announced = append(n.announced, word[1])
-	}
-	return n, at
+	announced := sync.OnceValue(func() (ends []int) {
+		for _, word := range announcing.FindAllStringIndex(plain, -1) {
+			ends = append(ends, word[1])
+		}
+		return ends
+	})
+	return numbers{region: region, plain: plain, groups: redact.Groups(plain), announced: announced}, at
 }
 
 // dialled reads the groups from i to j as a phone number.
 func (n *numbers) dialled(i, j int, digits string) (e164 string, ok bool) {
 	first, size := n.groups[i], len(digits)
-	if size < 8 || size == 8 && !first.Plus || n.cutsSum(i) || n.cutsSum(j+1) {
+	if size < minDialled || size == minDialled && !first.Plus || n.cutsSum(i) || n.cutsSum(j+1) {
 		return "", false
 	}
 	text := n.plain[first.Start:n.groups[j].End]
@@ -233,8 +253,9 @@ func (n *numbers) dialled(i, j int, digits string) (e164 string, ok bool) {
 
 // said reports whether a word before a place announces a number there.
 func (n *numbers) said(at int) bool {
-	next, _ := slices.BinarySearch(n.announced, at+1)
-	return next > 0 && at-n.announced[next-1] <= announcingReach
+	ends := n.announced()
+	next, _ := slices.BinarySearch(ends, at+1)
+	return next > 0 && at-ends[next-1] <= announcingReach
 }
 
 // listed reports whether a list or the text's end parts the group from the one

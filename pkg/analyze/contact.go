@@ -134,6 +134,9 @@ func ClientName(c *call.Conversation, claimed string) *string {
 }
 
 func saidName(c *call.Conversation, name string) string {
+	if name == "" {
+		return ""
+	}
 	var said strings.Builder
 	for _, t := range c.Turns {
 		said.WriteString(words(t.Text))

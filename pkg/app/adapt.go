@@ -13,7 +13,7 @@ import (
 func adapt(c config.Worker, o *openai.Options) error {
 	dialects := map[string]openai.Dialect{"true": openai.Compatible, "false": openai.OpenAI}
 	o.Dialect = dialects[c.OpenAICompat] // by the host where there is none
-	o.ContextTokens, o.MaxInputTokens = c.ContextTokens, c.MaxInputTokens
+	o.ContextTokens, o.MaxInputTokens, o.MaxOutputTokens = c.ContextTokens, c.MaxInputTokens, int64(c.MaxOutputTokens)
 	if c.Rules == "" {
 		return nil
 	}

@@ -15,11 +15,11 @@ func TestAdapt(t *testing.T) {
 	t.Parallel()
 	for compat, want := range map[string]openai.Dialect{"auto": "", "true": openai.Compatible, "false": openai.OpenAI} {
 		var o openai.Options
-		c := config.Worker{OpenAICompat: compat, ContextTokens: 32_000, MaxInputTokens: 20_000, Rules: filepath.Join("..", "..", "docs", "rules.example.yaml")}
+		c := config.Worker{OpenAICompat: compat, ContextTokens: 32_000, MaxInputTokens: 20_000, MaxOutputTokens: 3000, Rules: filepath.Join("..", "..", "docs", "rules.example.yaml")}
 		if err := adapt(c, &o); err != nil {
 			t.Fatal(err)
 		}
-		if o.Dialect != want || o.ContextTokens != 32_000 || o.MaxInputTokens != 20_000 || len(o.Rules.Default.Topics) == 0 {
+		if o.Dialect != want || o.ContextTokens != 32_000 || o.MaxInputTokens != 20_000 || o.MaxOutputTokens != 3000 || len(o.Rules.Default.Topics) == 0 {
 			t.Errorf("%s: options are %+v", compat, o)
 		}
 	}

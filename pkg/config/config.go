@@ -103,21 +103,22 @@ func (c Ingest) ReadinessDelay() time.Duration { return milliseconds(c.Readiness
 type Worker struct {
 	Common
 
-	Analyzer       string `env:"ANALYZER, default=openai" oneof:"openai,builtin" desc:"openai for any server that speaks its API; builtin works without network, from what ElevenLabs itself says of a call"`
-	OpenAIKey      Secret `env:"OPENAI_API_KEY" check:"one_line" required:"worker, unless ANALYZER=builtin" desc:"The key of the OpenAI API or of a compatible server"`
-	OpenAIBaseURL  string `env:"OPENAI_BASE_URL, default=https://api.openai.com/v1" check:"http_url" desc:"Another server that speaks the OpenAI API"`
-	OpenAITimeout  int    `env:"OPENAI_TIMEOUT_MS, default=60000" min:"100" max:"900000" desc:"How long one answer of the model may take, in milliseconds"`
-	OpenAIFormat   string `env:"OPENAI_RESPONSE_FORMAT, default=json_schema" oneof:"json_schema,json_object,none" desc:"What the server can be asked to answer in: json_schema is the strictest, none leaves it to the prompt"`
-	OpenAICompat   string `env:"OPENAI_COMPAT, default=auto" oneof:"auto,true,false" desc:"true leaves out what only OpenAI's own API is sure to take (store, prompt_cache_key) and sends max_tokens for max_completion_tokens; auto does so for every host but openai.com"`
-	ContextTokens  int    `env:"ANALYZE_CONTEXT_TOKENS, default=128000" min:"16000" max:"10000000" desc:"The model's window, input and answer together; a call that does not fit is read in parts. Counted as OpenAI's newer models do: for a model that takes more tokens for Russian, say less than its window"`
-	MaxInputTokens int    `env:"ANALYZE_MAX_INPUT_TOKENS, default=0" min:"0" max:"10000000" desc:"The most input tokens of one request, to read long calls in smaller parts than the window allows; 0 leaves it to the window"`
-	Rules          string `env:"ANALYZE_RULES" check:"one_line" desc:"The YAML file with the deployment's own instructions, closed lists of topics, intents and outcomes, and prices, for all calls and by agent; docs/rules.example.yaml explains it"`
-	Model          string `env:"ANALYZE_MODEL, default=gpt-5-mini" check:"one_line" desc:"The model that analyses"`
-	MaxConcurrency int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once, in all workers together"`
-	MinMS          int    `env:"ANALYZE_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two requests to the model, in milliseconds, over all workers together"`
-	MaxAttempts    int    `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
-	RedactPII      bool   `env:"PII_REDACT, default=false" desc:"Whether phones, e-mails, cards, INN, SNILS and passports are masked before a conversation leaves for the model; the stored result has them"`
-	PhoneRegion    string `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`
+	Analyzer        string `env:"ANALYZER, default=openai" oneof:"openai,builtin" desc:"openai for any server that speaks its API; builtin works without network, from what ElevenLabs itself says of a call"`
+	OpenAIKey       Secret `env:"OPENAI_API_KEY" check:"one_line" required:"worker, unless ANALYZER=builtin" desc:"The key of the OpenAI API or of a compatible server"`
+	OpenAIBaseURL   string `env:"OPENAI_BASE_URL, default=https://api.openai.com/v1" check:"http_url" desc:"Another server that speaks the OpenAI API"`
+	OpenAITimeout   int    `env:"OPENAI_TIMEOUT_MS, default=60000" min:"100" max:"900000" desc:"How long one answer of the model may take, in milliseconds"`
+	OpenAIFormat    string `env:"OPENAI_RESPONSE_FORMAT, default=json_schema" oneof:"json_schema,json_object,none" desc:"What the server can be asked to answer in: json_schema is the strictest, none leaves it to the prompt"`
+	OpenAICompat    string `env:"OPENAI_COMPAT, default=auto" oneof:"auto,true,false" desc:"true leaves out what only OpenAI's own API is sure to take (store, prompt_cache_key) and sends max_tokens for max_completion_tokens; auto does so for every host but openai.com"`
+	ContextTokens   int    `env:"ANALYZE_CONTEXT_TOKENS, default=128000" min:"16000" max:"10000000" desc:"The model's window, input and answer together; a call that does not fit is read in parts. Counted as OpenAI's newer models do: for a model that takes more tokens for Russian, say less than its window"`
+	MaxInputTokens  int    `env:"ANALYZE_MAX_INPUT_TOKENS, default=0" min:"0" max:"10000000" desc:"The most input tokens of one request, to read long calls in smaller parts than the window allows; 0 leaves it to the window"`
+	MaxOutputTokens int    `env:"ANALYZE_MAX_OUTPUT_TOKENS, default=0" min:"0" max:"1000000" desc:"The most tokens of one answer, a reasoning model's thoughts included; one that is cut off is asked for once more with up to four times that. 0 means 8192, or an eighth of a smaller window"`
+	Rules           string `env:"ANALYZE_RULES" check:"one_line" desc:"The YAML file with the deployment's own instructions, closed lists of topics, intents and outcomes, and prices, for all calls and by agent; docs/rules.example.yaml explains it"`
+	Model           string `env:"ANALYZE_MODEL, default=gpt-5-mini" check:"one_line" desc:"The model that analyses"`
+	MaxConcurrency  int    `env:"ANALYZE_MAX_CONCURRENCY, default=4" min:"1" max:"1000" desc:"How many analyses run at once, in all workers together"`
+	MinMS           int    `env:"ANALYZE_MIN_MS, default=0" min:"0" max:"60000" desc:"The least time between the starts of two requests to the model, in milliseconds, over all workers together"`
+	MaxAttempts     int    `env:"ANALYZE_MAX_ATTEMPTS, default=8" min:"1" max:"100" desc:"How often an analysis is tried before it is left to a person"`
+	RedactPII       bool   `env:"PII_REDACT, default=false" desc:"Whether phones, e-mails, cards, INN, SNILS and passports are masked before a conversation leaves for the model; the stored result has them"`
+	PhoneRegion     string `env:"PHONE_REGION, default=RU" check:"region" desc:"The country of phone numbers that are said without a country code, as two letters"`
 
 	MarkdownEnabled bool   `env:"CRM_MD_ENABLED, default=true" desc:"Whether each result is appended to the Markdown file"`
 	MarkdownPath    string `env:"CRM_MD_PATH, default=memory-bank/crm.md" check:"one_line" desc:"The Markdown file that results are appended to"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/invopop/jsonschema"
 
@@ -315,12 +316,15 @@ func (f *form) confine(c *call.Conversation, d *draft) (foreign bool) {
 // confineQuotes confines the quotes that do not stand in the transcript sign by
 // sign: words alone decide on whether a quote stands, and signs make markup.
 func confineQuotes(c *call.Conversation, region string, d *draft) {
-	var said strings.Builder
-	for _, t := range c.Turns {
-		said.WriteString(strings.ToLower(analyze.Clean(t.Text)) + "\n")
-	}
+	said := sync.OnceValue(func() string { // most calls are long, and not each answer has quotes
+		var b strings.Builder
+		for _, t := range c.Turns {
+			b.WriteString(strings.ToLower(analyze.Clean(t.Text)) + "\n")
+		}
+		return b.String()
+	})
 	hold := func(quote *string) {
-		if !strings.Contains(said.String(), strings.ToLower(*quote)) {
+		if !strings.Contains(said(), strings.ToLower(*quote)) {
 			confined, _ := analyze.Confine(c, region, *quote)
 			*quote = analyze.Shorten(confined[0], call.MaxQuote)
 		}

@@ -429,7 +429,7 @@ func (r *run) ask(ctx context.Context, message string) (*draft, error) {
 
 		if reply.cut {
 			if widened {
-				return nil, call.Errorf(call.Invalid, "the model's answer does not fit into %d tokens (request %s)", tokens, reply.requestID)
+				return nil, call.Errorf(call.Invalid, "the model's answer does not fit into %d tokens (request %s); ANALYZE_MAX_OUTPUT_TOKENS allows more", tokens, reply.requestID)
 			}
 			widened, tokens = true, wider(r.a.o)
 			continue

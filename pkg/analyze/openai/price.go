@@ -13,7 +13,8 @@ type Price struct {
 	Output float64 `yaml:"output"`
 }
 
-// prices are OpenAI's list prices of the standard tier. They hold for its own
+// prices are OpenAI's list prices of the standard tier, as published in spring
+// 2026. They hold for its own
 // server only; a model that is not here has no known cost until Options.Prices
 // tells it.
 var prices = map[string]Price{
@@ -25,6 +26,11 @@ var prices = map[string]Price{
 	"gpt-5":        {1.25, 0.125, 10},
 	"gpt-5-mini":   {0.25, 0.025, 2},
 	"gpt-5-nano":   {0.05, 0.005, 0.40},
+	"gpt-5.1":      {1.25, 0.125, 10},
+	"gpt-5.2":      {1.75, 0.175, 14},
+	"gpt-5.4":      {2.50, 0.25, 15},
+	"gpt-5.4-mini": {0.75, 0.075, 4.50},
+	"gpt-5.4-nano": {0.20, 0.02, 1.25},
 }
 
 // snapshot is the date at the end of the name of a model's fixed version.
