@@ -3,11 +3,14 @@ package app_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +41,14 @@ func TestMain(m *testing.M) {
 		os.Exit(app.WorkerMain())
 	case "import":
 		os.Exit(importMain())
+	}
+	// Most of these tests wait for another process. One for each processor would
+	// leave the processors idle.
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		if err := parallel.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
 	}
 	pgtest.Main(m)
 }
