@@ -146,6 +146,9 @@ func (f fault) happens(t *testing.T) string {
 	if !strings.Contains(note, f.note) {
 		t.Errorf("note %q, want it to contain %q", note, f.note)
 	}
+	if strings.Contains(note, "request )") {
+		t.Errorf("the note names a request that nobody knows: %q", note)
+	}
 	if strings.Contains(note, "Ольга") || strings.Contains(note, openaitest.Key) {
 		t.Errorf("the note holds what it should not: %q", note)
 	}

@@ -121,9 +121,9 @@ func classify(status int, kind, code, param, message string) call.Code {
 func brokenAnswer(err error, response *http.Response) error {
 	if response != nil {
 		if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			return call.Errorf(call.Unavailable, "the model server's answer broke off (request %s)", requestID(response))
+			return call.Errorf(call.Unavailable, "the model server's answer broke off%s", ofRequest(response))
 		}
-		return call.Errorf(call.Internal, "the model server's answer is not that of its API (request %s)", requestID(response))
+		return call.Errorf(call.Internal, "the model server's answer is not that of its API%s", ofRequest(response))
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return call.Errorf(call.Unavailable, "the model server cannot be reached: %w", e.Err)
@@ -149,6 +149,14 @@ func (a *Analyzer) withheld(s, transcript string) string {
 	s = strings.ReplaceAll(s, a.o.APIKey, "[key]")
 	s = keyLike.ReplaceAllString(s, "[key]")
 	return numberLike.ReplaceAllString(s, "[number]")
+}
+
+// ofRequest names the request behind an error's text, where the server has told.
+func ofRequest(r *http.Response) string {
+	if id := requestID(r); id != "" {
+		return " (request " + id + ")"
+	}
+	return ""
 }
 
 func requestID(r *http.Response) string {
