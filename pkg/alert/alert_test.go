@@ -486,6 +486,7 @@ func TestNoStorm(t *testing.T) {
 	b.exec(`update webhook_events set analysis_state = 'done'`)
 	b.check(time.Minute)
 	b.check(11 * time.Minute)
+	b.delivered() // a minute before the next check
 	b.exec(`update webhook_events set analysis_state = 'dead'`)
 	b.check(time.Minute)
 	b.delivered()
@@ -507,6 +508,28 @@ func TestOrder(t *testing.T) {
 	box.fail(1)
 	b.delivered()
 	if got := box.all(); !slices.Equal(got, []string{"fired dead", "recovered dead"}) {
+		t.Errorf("told %q", got)
+	}
+}
+
+// A message that it is over is not told once it has begun again: it would come
+// late, and be the last that people hear.
+func TestBegunAgain(t *testing.T) {
+	t.Parallel()
+	box := &inbox{}
+	b := setup(t, alert.Limits{Dead: 1}, map[string]alert.Channel{"webhook": webhook(t, box)})
+	b.event(1, "dead", b.now)
+	b.check(time.Minute)
+	b.delivered()
+	box.fail(1000)
+	b.exec(`delete from webhook_events`)
+	b.check(time.Minute)
+	b.check(11 * time.Minute)
+	b.event(2, "dead", b.now)
+	b.check(time.Minute)
+	box.fail(1)
+	b.delivered()
+	if got := box.all(); !slices.Equal(got, []string{"fired dead", "fired dead"}) {
 		t.Errorf("told %q", got)
 	}
 }

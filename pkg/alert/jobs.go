@@ -47,24 +47,30 @@ type SendWorker struct {
 const inOrder = 10 * time.Second
 
 // Work sends one message to one channel. A message that it is over waits for the
-// one that it had begun, as long as that is still tried.
+// one that it had begun, as long as that is still tried; where it has begun again
+// by then, it is not told any more: it would be the last that people hear.
 func (w *SendWorker) Work(ctx context.Context, job *river.Job[queue.SendAlert]) error {
 	channel, ok := w.Channels[job.Args.Channel]
 	if !ok {
 		return river.JobCancel(call.Errorf(call.NotFound, "the channel %s is not configured any more", job.Args.Channel))
 	}
 	if job.Args.Event != Fired {
-		var before bool
+		var again, before bool
 		err := w.Pool.QueryRow(ctx, `
-			select exists (
+			select exists (select from alerts where rule = $3 and incident > $4), exists (
 				select from river_job
 				where kind = 'send_alert' and id < $1 and state in ('available', 'pending', 'retryable', 'running', 'scheduled')
 					and args @> jsonb_build_object('channel', $2::text, 'rule', $3::text, 'incident', $4::bigint))`,
-			job.ID, job.Args.Channel, job.Args.Rule, job.Args.Incident).Scan(&before)
+			job.ID, job.Args.Channel, job.Args.Rule, job.Args.Incident).Scan(&again, &before)
 		if err != nil {
 			return err
 		}
-		if before {
+		switch {
+		case again:
+			w.Log.Info("an alert is not told: the rule fires again", zap.String("channel", job.Args.Channel),
+				zap.String("rule", job.Args.Rule), zap.String("event", job.Args.Event))
+			return nil
+		case before:
 			return river.JobSnooze(inOrder)
 		}
 	}
